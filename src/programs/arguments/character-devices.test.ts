@@ -23,6 +23,10 @@ test('what a character device lacks, or has too much, is told in turn', () => {
     ['socket,id=c,host=h', 'chardev: socket: no port given'],
     ['socket,id=c', 'chardev: socket: no path, host and port, or fd given'],
     ['socket,id=c,path=x,host=h,port=1', "None or one of 'path', 'fd' or 'host' option required."],
+    ['ringbuf,id=c,size=zz', "Parameter 'size' expects a non-negative number below 2^64"],
+    ['ringbuf,id=c,size=-1', "Parameter 'size' expects a non-negative number below 2^64"],
+    ['socket,id=c,path=x,reconnect=zz', "Parameter 'reconnect' expects a number"],
+    ['stdio,id=c,signal=zz', "Parameter 'signal' expects 'on' or 'off'"],
     ['tty,id=c', "'serial' is not supported by livedisk yet"],
   ] as const)
     assert.throws(() => parseCharacterDevice(text), { message }, text);

@@ -77,7 +77,7 @@ const SOCKET = struct('ChardevSocket', SOCKET_MEMBERS);
 
 function parseSocket(words: JsonObject): Omit<CharacterDeviceOption, 'id'> {
   checkNames(SOCKET_MEMBERS, words);
-  const options = SOCKET.parse(words, '', 'keyval');
+  const options = SOCKET.parse(words, '', 'flat');
   const { server = false, wait, reconnect } = options;
   const clients = options['x-clients'];
   if (clients !== undefined && clients < 1)
@@ -181,7 +181,7 @@ function parseOther(kind: string, words: JsonObject): Omit<CharacterDeviceOption
     path,
     mux: isShared = false,
     ...data
-  } = struct('ChardevOptions', members).parse(words, '', 'keyval') as {
+  } = struct('ChardevOptions', members).parse(words, '', 'flat') as {
     path?: string;
     mux?: boolean;
     [key: string]: JsonObject[string] | undefined;
