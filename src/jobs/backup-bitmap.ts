@@ -34,6 +34,8 @@ export function holdBitmapAgain(
 export interface BackupEnd {
   readonly mode: BitmapMode | undefined;
   readonly hasSucceeded: boolean;
+  /** Of a backup that failed: what it copied is in the target for good. */
+  readonly isDurable: boolean;
   /** What was not copied. */
   readonly due: DirtyBitmap;
   /** The same, of what was not due any more. */
@@ -44,11 +46,11 @@ export interface BackupEnd {
 export function settleBitmap(
   source: Node,
   bitmap: DirtyBitmap,
-  { mode, hasSucceeded, due, left }: BackupEnd,
+  { mode, hasSucceeded, isDurable, due, left }: BackupEnd,
 ): void {
   const { successor } = bitmap;
   if (!successor) return;
-  const replace = mode === 'always' || (mode === 'on-success' && hasSucceeded);
+  const replace = mode === 'always' ? hasSucceeded || isDurable : mode === 'on-success' && hasSucceeded;
   if (replace) {
     bitmap.resetAll();
     if (!hasSucceeded) {

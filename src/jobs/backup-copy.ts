@@ -5,6 +5,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { areOpen, AWAITED_BYTES, type CopyTurn, NEVER_HELD, whenOpen } from '../block/copy-turn.js';
 import type { DirtyBitmap, Stretch } from '../block/dirty-bitmap.js';
+import { hasLostWrites } from '../block/lost-writes.js';
 import type { Node } from '../block/node.js';
 import { CopyBeforeWrite } from '../drivers/copy-before-write/point-in-time.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
@@ -141,6 +142,12 @@ export class BackupCopy {
     const { plan, nodes, changed } = this.#options;
     if (!plan.discardSource) dueAgain(nodes.target, this.#due, changed);
     return !this.#due.isClean;
+  }
+
+  /** The target may have lost something, at any time since it was asked last. */
+  hasLost(): boolean {
+    const { target } = this.#options.nodes;
+    return hasLostWrites(target) || target.instance.takeDoubtful?.().isEmpty === false;
   }
 
   /** What the target lacks that is not due any more. */

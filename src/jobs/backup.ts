@@ -1,7 +1,8 @@
-import { eachInTurn } from '../base/async.js';
+import { eachInTurn, failureOf } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import type { BlockBackend } from '../block/backend.js';
+import { whenOpen } from '../block/copy-turn.js';
 import type { Json } from '../block/driver.js';
 import { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
@@ -32,6 +33,8 @@ import { CheckedCopy, hashesFor } from './verified/checked-copy.js';
 
 /** sync=none has nothing to do but wait. */
 const IDLE_SLEEP_MS = 60_000;
+/** How long a backup that failed waits for what it copied to be durable; one that is cancelled by force waits for less. */
+const LAST_FLUSH_MS = 10_000;
 
 /** drive-backup and blockdev-backup: the source as it was when the job started. */
 export class BackupJob implements JobDriver {
@@ -51,6 +54,7 @@ export class BackupJob implements JobDriver {
   readonly #bitmaps: CopyBitmaps;
   #failure: Error | undefined;
   #succeeded = false;
+  #isDurable = false;
   readonly #journal: JobJournal | undefined;
   readonly #moment: HeldMoment | undefined;
   readonly #abandoned: JobSurroundings['abandoned'];
@@ -300,8 +304,19 @@ export class BackupJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
+    if (!this.#succeeded && this.#plan.bitmap?.mode === 'always') await this.#keepCopied();
     await eachInTurn([() => this.place.remove(), () => this.#endJournal(), () => this.#leave()]);
     if (this.#succeeded) await this.#checked.writeManifest();
+  }
+
+  /** A bitmap that is to forget what was copied before the backup failed forgets nothing that the target may yet lose. */
+  async #keepCopied(): Promise<void> {
+    const target = this.#targetBackend;
+    const { clock } = this.job.host;
+    const timer = clock.setTimer(LAST_FLUSH_MS, () => this.place.giveUpCopy());
+    const failure = await failureOf(() => whenOpen(target, () => target.flush()));
+    timer.cancel();
+    this.#isDurable = !failure && !this.#copy.hasLost();
   }
 
   /** One that may be gone on with leaves behind what guests change from now on. */
@@ -324,6 +339,7 @@ export class BackupJob implements JobDriver {
     settleBitmap(this.#source, bitmap, {
       mode: this.#plan.bitmap?.mode,
       hasSucceeded: this.#succeeded,
+      isDurable: this.#isDurable,
       due: this.#bitmaps.due,
       left: this.#copy.pending(),
     });

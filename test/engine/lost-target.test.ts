@@ -136,6 +136,30 @@ for (const how of ['cut', 'lose'] as const)
     } else assert.match(job.error ?? '', /^The copy differs from what was sent in 65536 bytes at 0,/);
   });
 
+for (const [delay, loss, end] of [
+  [0, 'lost', 'fails'],
+  [0, 'lost', 'is cancelled'],
+  [60, 'lost', 'is cancelled'],
+  [0, 'not got', 'is cancelled'],
+  [60, 'not got', 'is cancelled'],
+] as const)
+  test(`a bitmap that is always settled holds what the server has ${loss} of a backup that ${end}, reconnect-delay=${delay}`, async (t) => {
+    const { bed, lose } = await linked(t, 'raw', delay);
+    await bed.execute('block-dirty-bitmap-add', { node: 'S', name: 'bits' });
+    await bed.guest(`write -P 0x12 0 ${DISK_BYTES}`);
+    const how = { sync: 'bitmap', bitmap: 'bits', 'bitmap-mode': 'always' };
+    const job = await start(bed, 'blockdev-backup', { ...SLOW, ...how });
+    await untilCopied(bed, job);
+    if (loss === 'lost') lose();
+    if (end === 'fails') await job.setSpeed(0);
+    else await bed.execute('block-job-cancel', { device: 'j', force: true });
+    await job.concluded;
+    const { doneBytes } = job.progress();
+    assert.ok(doneBytes >= MiB);
+    const [bitmap] = bed.engine.graph.node('S').dirtyBitmaps;
+    assert.equal(bitmap?.dirtyBytes, loss === 'lost' ? DISK_BYTES : DISK_BYTES - doneBytes);
+  });
+
 for (const policy of POLICIES) {
   test(`backup: what the target's server has lost is copied again, where its errors are to ${policy}`, async (t) => {
     const { bed, path, lose } = await linked(t, 'raw');
