@@ -1,4 +1,4 @@
-import type { Chain, Image, View } from './model.js';
+import { type Chain, fileNameOf, type Image, type View } from './model.js';
 
 /** Chains of more images than that are folded, to the ends of them. */
 const FOLDED_FROM = 16;
@@ -125,7 +125,7 @@ export function chainsWith(view: View, text: string): View {
   if (wanted === '') return view;
   const has = (...texts: string[]): boolean => texts.some((one) => one.toLowerCase().includes(wanted));
   const found = new Set<string | undefined>([
-    ...view.images.filter(({ label, filename, id }) => has(label, filename, id)).map(({ id }) => id),
+    ...view.images.filter((image) => has(image.label, fileNameOf(image), image.id)).map(({ id }) => id),
     ...view.users.filter(({ label }) => has(label)).map(({ imageId }) => imageId),
   ]);
   const chains = view.chains.filter(({ images }) => images.some((id) => found.has(id)));

@@ -1,4 +1,4 @@
-import { imageOf, type Operations, type User, type View } from './model.js';
+import { fileNameOf, imageOf, type Operations, type User, type View } from './model.js';
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -59,10 +59,10 @@ function requestMetrics(users: readonly User[], what: string, who: string, out: 
 
 function imageMetrics(view: View, out: Exposition): void {
   const images = view.images.filter(({ kind }) => kind === 'image');
-  const labels = ({ id, filename, driver }: (typeof images)[number]): Labels => ({
-    node: id,
-    file: filename,
-    format: driver,
+  const labels = (image: (typeof images)[number]): Labels => ({
+    node: image.id,
+    file: fileNameOf(image),
+    format: image.driver,
   });
   out.gauge(
     'livedisk_image_virtual_bytes',

@@ -38,9 +38,10 @@ export interface Image {
   /** The top of the chain, of one that stands for layers of it that are not drawn (fold.ts). */
   readonly foldOf?: string;
   readonly driver: string;
+  /** As the server has it: with what is below it and its options where it would not be opened as it is without (`json:`). */
   readonly filename: string;
   /** Who stores its bytes: a node of its own. */
-  readonly storage?: { readonly id: string; readonly driver: string };
+  readonly storage?: { readonly id: string; readonly driver: string; readonly filename: string };
   readonly virtualBytes: number;
   readonly allocatedBytes?: number;
   readonly clusterBytes?: number;
@@ -60,6 +61,11 @@ export interface Image {
   readonly file?: FileFacts;
   /** In sentences. */
   readonly warnings: readonly string[];
+}
+
+/** What holds its bytes, as people call it. */
+export function fileNameOf({ filename, storage }: Pick<Image, 'filename' | 'storage'>): string {
+  return (filename.startsWith('json:') && storage?.filename) || filename;
 }
 
 export interface FileFacts {

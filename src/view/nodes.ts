@@ -97,6 +97,7 @@ function toImage(node: GraphNode, { nodes }: NodeGraph, stored: ReadonlySet<stri
   const kind = kindOf(node);
   const isImplicit = name.startsWith('#');
   const storage = node.children.find(({ id }) => stored.has(id));
+  const holder = objectOf(nodes.get(storage?.id ?? '')?.info);
   const allocatedBytes = numberOf(image['actual-size']);
   const clusterBytes = numberOf(image['cluster-size']);
   return {
@@ -106,7 +107,11 @@ function toImage(node: GraphNode, { nodes }: NodeGraph, stored: ReadonlySet<stri
     driver,
     filename,
     ...(storage && {
-      storage: { id: storage.id, driver: textOf(nodes.get(storage.id)?.info['drv']) ?? '' },
+      storage: {
+        id: storage.id,
+        driver: textOf(holder['drv']) ?? '',
+        filename: textOf(holder['file']) ?? '',
+      },
     }),
     virtualBytes: numberOf(image['virtual-size']) ?? 0,
     ...(allocatedBytes !== undefined && kind === 'image' && { allocatedBytes }),

@@ -1,5 +1,5 @@
 import { layOut, type Place } from './layout.js';
-import { below, type Image, type Job, type User, type View } from './model.js';
+import { below, fileNameOf, type Image, type Job, type User, type View } from './model.js';
 import { baseName } from './nodes.js';
 import { markup, type Shape, shape } from './shape.js';
 import {
@@ -160,9 +160,9 @@ class Picture {
       ...(top ? ['active'] : []),
       ...(image.warnings.length > 0 ? ['warned'] : []),
     ];
-    const told = [image.filename, ...image.warnings.map((warning) => `! ${warning}`)].join('\n');
+    const told = [fileNameOf(image), ...image.warnings.map((warning) => `! ${warning}`)].join('\n');
     const lines = [
-      ...(image.kind === 'image' ? [baseName(image.filename)] : []),
+      ...(image.kind === 'image' ? [baseName(fileNameOf(image))] : []),
       ...factsOf(image, part, undefined, this.#hasPace ? LEAST_AGE_SECONDS : undefined),
     ].slice(0, height === BOX.height ? 5 : 1);
     // Above the bar there is room for four.

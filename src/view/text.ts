@@ -1,4 +1,4 @@
-import type { Chain, Image, Job, User, View } from './model.js';
+import { type Chain, fileNameOf, type Image, type Job, type User, type View } from './model.js';
 import { baseName } from './nodes.js';
 import { humanBytes } from './progress-meter.js';
 import {
@@ -107,8 +107,8 @@ class Pen {
     const lines = [bracketed(image)];
     if (this.#seen.has(image.id)) lines.push('(above)');
     else {
-      if (image.kind === 'image' && image.label !== baseName(image.filename))
-        lines.push(printable(baseName(image.filename)));
+      if (image.kind === 'image' && image.label !== baseName(fileNameOf(image)))
+        lines.push(printable(baseName(fileNameOf(image))));
       lines.push(...facts);
       if (!isTop) for (const user of this.#usersOf(image)) lines.push(`<== ${user}`);
     }

@@ -4,6 +4,7 @@ import { given } from '../base/given.js';
 import type { JsonObject } from '../schema/types.js';
 import { answerTo } from '../schema/answer.js';
 import { DRY_RUN_RETURNS } from '../schema/dry-run.js';
+import type { CommandResult } from '../schema/commands.js';
 import type { ClusterMap } from '../view/cluster-map.js';
 import { imageOf, type View } from '../view/model.js';
 import { lookAt } from '../view/connect.js';
@@ -105,11 +106,10 @@ export class Api {
       id: file,
       why: `is not open here, and stands on [${standsOn ?? ''}]`,
     }));
-    const dryRun = await dryRunOf(link, plan);
+    const told = { ...(map ? withMap(plan, map) : plan), invalid: [...plan.invalid, ...invalid] };
+    const counted = await dryRunOf(link, plan);
     return {
-      ...(map ? withMap(plan, map) : plan),
-      invalid: [...plan.invalid, ...invalid],
-      ...(dryRun && { dryRun }),
+      ...(counted ? withDryRun(told, counted) : told),
       before: disksOf(view, plan.action),
       gist,
     };
@@ -207,8 +207,10 @@ function withHint({ kind }: Action, error: unknown): unknown {
     : new BlockError('invalid', error.message, { hint, cause: error });
 }
 
+type DryRun = NonNullable<CommandResult<'block-stream'>['x-dry-run']>;
+
 /** What a livedisk says that it would do; other servers, and older ones, cannot be asked. Errors: those of connecting. */
-async function dryRunOf(link: MonitorLink, { commands }: Plan): Promise<Plan['dryRun']> {
+async function dryRunOf(link: MonitorLink, { commands }: Plan): Promise<DryRun | undefined> {
   const [first] = commands;
   if (!first || !Object.hasOwn(DRY_RUN_RETURNS, first.execute)) return undefined;
   const args = { ...first.arguments, 'x-dry-run': true };
@@ -222,8 +224,16 @@ async function dryRunOf(link: MonitorLink, { commands }: Plan): Promise<Plan['dr
       throw error;
     });
   if (answer === undefined) return undefined;
-  const { 'x-dry-run': told } = answerTo('block-stream', answer);
-  return told && { words: told.words, refused: told.refused };
+  return answerTo('block-stream', answer)['x-dry-run'];
+}
+
+/** The plan with what a livedisk counts and finds; what happens is said in the plan's own words. */
+function withDryRun(plan: Plan, { refused, invalid, bytes, seconds, space }: DryRun): Plan {
+  // A server that takes no time for it copies nothing.
+  const isCopy = seconds !== undefined;
+  const room = isCopy && space && { path: space.path, neededBytes: space.needed, freeBytes: space.free };
+  const spoilt = invalid.filter((text) => !plan.invalid.some(({ id }) => text.startsWith(`${id} `)));
+  return { ...plan, ...(isCopy && { bytes }), dryRun: { refused, spoilt, ...(room && { room }) } };
 }
 
 /** Errors: not-found. */

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { Daemon, run, scratch } from './daemon.js';
-import { skipWithoutBrowser, WebPage } from './web-page.js';
+import { CONTROL, skipWithoutBrowser, WebPage } from './web-page.js';
 
 const NODE = 'driver=qcow2,node-name=A,file.driver=file,file.filename=a.qcow2';
 
@@ -65,3 +66,51 @@ test('a real QEMU counts for percentiles, and tells no bitmap', { timeout: 300_0
   await map.getByText('each cell').waitFor();
   assert.ok(await refusal.isVisible());
 });
+
+test(
+  'images that name each other from their folder, and that a QEMU was given by their paths, are told as files and planned to the byte',
+  { timeout: 300_000 },
+  async (t) => {
+    if (skipWithoutBrowser(t, 'qemu-img', 'qemu-io', 'qemu-storage-daemon')) return;
+    const folder = scratch(t);
+    run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '64M');
+    run(folder, 'qemu-io', '-c', 'write -P 1 0 8M', 'a.qcow2');
+    for (const [lower, upper] of ['ab', 'bc'])
+      run(
+        folder,
+        'qemu-img',
+        'create',
+        '-q',
+        '-f',
+        'qcow2',
+        '-b',
+        `${lower}.qcow2`,
+        '-F',
+        'qcow2',
+        `${upper}.qcow2`,
+      );
+    run(folder, 'qemu-io', '-c', 'write -P 2 4M 8M', 'b.qcow2');
+    run(folder, 'qemu-io', '-c', 'write -P 3 5M 2M', 'c.qcow2');
+    const nodes = [...'abc'].flatMap((name, i) => {
+      const file = { driver: 'file', filename: join(folder, `${name}.qcow2`) };
+      const backing = i === 0 ? {} : { backing: 'abc'[i - 1] };
+      return ['--blockdev', JSON.stringify({ driver: 'qcow2', 'node-name': name, file, ...backing })];
+    });
+    const daemon = await Daemon.start(t, folder, ['qemu-storage-daemon', ...nodes, ...CONTROL]);
+    await daemon.hangUp();
+    const web = await WebPage.open(t, folder, '--allow', folder, 'qmp.sock');
+    await web.image('c').click();
+    const panel = web.page.locator('section.panel');
+    await panel.getByText(join(folder, 'c.qcow2'), { exact: true }).waitFor();
+    await panel.getByText('made').waitFor();
+    await web.press('stream', 'section.panel');
+    await panel.locator('select[name=base]').selectOption('a');
+    await web.press('Plan', 'section.panel');
+    // What c hides of b is not copied.
+    await web.page.locator('dialog').getByText('6.0 MiB are copied, ').waitFor();
+    await web.press('Close', 'dialog');
+    await web.press('map', 'section.panel');
+    const map = web.page.locator('section[aria-label=map]');
+    for (const layer of ['c: 2.0 MiB', 'b: 6.0 MiB', 'a: 4.0 MiB']) await map.getByText(layer).waitFor();
+  },
+);

@@ -5,6 +5,7 @@ import type { Node } from '../../block/node.js';
 import type { Host } from '../../host/host.js';
 import type { Survey } from '../../jobs/plans/survey.js';
 import type { CommandResult } from '../../schema/commands.js';
+import { roomText } from '../../view/plan/expected.js';
 import { humanBytes } from '../../view/progress-meter.js';
 
 export type DryRun = NonNullable<CommandResult<'block-stream'>['x-dry-run']>;
@@ -110,8 +111,8 @@ export class DryRunReport {
     const copied = `${humanBytes(dataBytes)} are copied, about ${seconds} s ${pace}.`;
     const space = this.#space;
     if (!space) return [copied];
-    const room = `'${space.path}' grows by ${humanBytes(space.needed)}; ${humanBytes(space.free)} are free there.`;
-    return [copied, room];
+    const { path, needed, free } = space;
+    return [copied, roomText({ path, neededBytes: needed, freeBytes: free })];
   }
 
   #endsInWords(): string[] {

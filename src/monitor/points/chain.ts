@@ -4,7 +4,7 @@ import { hasProtocol } from '../../block/filename.js';
 import { parseJsonName } from '../../block/node-plan.js';
 import type { Host, HostStat } from '../../host/host.js';
 import { isJsonObject } from '../../schema/types.js';
-import { type Image, imageOf, type View } from '../../view/model.js';
+import { fileNameOf, type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
 import type { PointServer } from './server.js';
 import { followed } from './signpost.js';
@@ -41,7 +41,7 @@ export async function layersOf(
 }
 
 async function layerOf(host: Host, image: Image, folder: string | undefined): Promise<Layer> {
-  const name = fileNamed(image.filename);
+  const name = fileNamed(image.filename) ?? fileNamed(fileNameOf(image));
   if (name === undefined)
     throw new BlockError('unsupported', `points in time need images in files, and '${image.id}' is in none`);
   if (!posix.isAbsolute(name) && folder === undefined) {

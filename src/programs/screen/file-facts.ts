@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { stat, statfs } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
-import type { FileFacts, Image, View } from '../../view/model.js';
+import { type FileFacts, fileNameOf, type Image, type View } from '../../view/model.js';
 
 /** Where QEMU and livedisk lock an image: a byte for each permission that is held, and for each that is not shared. */
 const LOCK_BYTES = { first: 100, end: 300 };
@@ -50,7 +50,9 @@ function secondsSince(ms: number, nowMs: number): number {
 }
 
 /** Of an image in a file of this machine. */
-export function pathOf({ kind, filename }: Image, folder: string | undefined): string | undefined {
+export function pathOf(image: Image, folder: string | undefined): string | undefined {
+  const { kind } = image;
+  const filename = fileNameOf(image);
   if (kind !== 'image' || filename === '' || filename.includes('\0')) return undefined;
   if (isAbsolute(filename)) return filename;
   const isOther = /^[a-z0-9+.-]+:/i.test(filename);

@@ -1,5 +1,7 @@
 import { probedWarning } from '../../block/format-guard.js';
+import { BlockError } from '../../base/error.js';
 import type { Node } from '../../block/node.js';
+import { parseJsonName } from '../../block/node-plan.js';
 import { allDrivers } from '../../drivers/index.js';
 import type { Host } from '../../host/host.js';
 import { Engine } from '../../monitor/engine.js';
@@ -7,7 +9,8 @@ import type { JsonObject, JsonValue } from '../../schema/types.js';
 import { readAnswers } from '../../view/answers.js';
 import { buildView } from '../../view/build.js';
 import type { ClusterMap, MapExtent } from '../../view/cluster-map.js';
-import { below, imageOf, type View } from '../../view/model.js';
+import { below, type Image, imageOf, layersBelow, type View } from '../../view/model.js';
+import { bracketed } from '../../view/words.js';
 import { mapEntries } from '../img/map.js';
 
 /** An image and its backing files as a server would tell of them that has them open. */
@@ -38,6 +41,57 @@ export async function withImage<T>(
     return await look({ view, readMap: () => readMap(node, view) });
   } finally {
     await engine.close();
+  }
+}
+
+/** Whose clusters an image's disk shows, of its files, as a server has them open; layers are called as the server does. */
+export async function readMapOf(
+  host: Host,
+  view: View,
+  id: string,
+  pathOf: (image: Image) => string,
+): Promise<ClusterMap> {
+  const labels = layersBelow(view, id).map(({ label }) => label);
+  const name = nameAsOpened(view, id, pathOf);
+  const map = await withImage(host, name, imageOf(view, id)?.driver, (image) => image.readMap());
+  return labels.length === map.layers.length ? { ...map, layers: labels } : map;
+}
+
+/**
+ * The name of an image as a server has it open, with what is below it: its path, or, where its chain is not the one that its
+ * files name, or is named in another way, all of it (`json:`). `pathOf` says where a file lies. Errors: unsupported, of what is
+ * in no file; those of `pathOf`.
+ */
+function nameAsOpened(view: View, id: string, pathOf: (image: Image) => string): string {
+  const layers = layersBelow(view, id);
+  const [top] = layers;
+  if (!top) return id;
+  if (!layers.some(({ filename }) => filename.startsWith('json:'))) return pathOf(top);
+  const options = layers.reduceRight<JsonObject | undefined>((backing, layer) => {
+    const takesBacking = allDrivers.find(({ name }) => name === layer.driver)?.options.backing === true;
+    const file = { driver: layer.storage?.driver ?? 'file', filename: pathOf(layer) };
+    if (layer.kind !== 'image' || !FILE_DRIVERS.has(file.driver))
+      throw new BlockError('unsupported', `${bracketed(layer)} is in no file of this machine`);
+    return {
+      ...ownOptions(layer),
+      driver: layer.driver,
+      file,
+      ...(takesBacking && { backing: backing ?? null }),
+    };
+  }, undefined);
+  return `json:${JSON.stringify(options)}`;
+}
+
+const FILE_DRIVERS: ReadonlySet<string> = new Set(['file', 'host_device', 'host_cdrom']);
+
+/** What an image's name says of how it is opened, but for other nodes; nothing, where the name is cut. */
+function ownOptions({ filename }: Image): JsonObject {
+  if (!filename.startsWith('json:')) return {};
+  try {
+    const options = Object.entries(parseJsonName(filename));
+    return Object.fromEntries(options.filter(([, value]) => typeof value !== 'object'));
+  } catch {
+    return {};
   }
 }
 

@@ -7,8 +7,14 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { EngineBed } from '../../../test/engine/engine-bed.js';
 import { closed, livediskWords, PROJECT, scratch } from '../../../test/kit/program.js';
-import type { View } from '../../view/model.js';
+import { MiB } from '../../base/limits.js';
+import { readAnswers } from '../../view/answers.js';
+import { buildView } from '../../view/build.js';
+import { bytesOfLayers } from '../../view/cluster-map.js';
+import { fileNameOf, type View } from '../../view/model.js';
+import { drawSvg } from '../../view/svg.js';
 import { QmpSession } from '../../wire/qmp/session.js';
+import { readMapOf } from './offline.js';
 import { showMain } from './show.js';
 import { topMain } from './top.js';
 import { BlockError } from '../../base/error.js';
@@ -66,6 +72,24 @@ test('show draws what a server has: text, data and a picture', async (t) => {
   const refused = await livedisk('show', socket, '--format=raw');
   assert.deepEqual([refused.status, refused.stdout], [1, '']);
   assert.match(refused.stderr, /--format is for images/);
+});
+
+test('a chain that is not the one its files name is called and mapped as it is open', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  await bed.execute('blockdev-add', {
+    ...{ driver: 'qcow2', 'node-name': 'over', backing: null, 'read-only': true, 'force-share': true },
+    file: { driver: 'file', filename: bed.path('B.qcow2') },
+  });
+  const view = buildView(await readAnswers((command, args) => bed.execute(command, args ?? {})));
+  const over = view.images.find(({ id }) => id === 'over');
+  assert.ok(over);
+  assert.match(over.filename, /^json:/);
+  assert.equal(fileNameOf(over), bed.path('B.qcow2'));
+  assert.match(drawSvg(view), /<title>[^<]*B\.qcow2</);
+  const map = await readMapOf(createRealHost(), view, 'over', fileNameOf);
+  // Nothing is of A, which its header names.
+  assert.deepEqual([map.layers, bytesOfLayers(map)], [['over'], [MiB]]);
 });
 
 test('show tells what an action would do, and does nothing', async (t) => {

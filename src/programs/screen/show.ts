@@ -7,7 +7,7 @@ import { type ClusterMap, mapText } from '../../view/cluster-map.js';
 import { connectMonitor, lookAt } from '../../view/connect.js';
 import { withFiles } from '../../view/files.js';
 import { readLiveMap, withMapOf } from '../../view/live-map.js';
-import { type FileFacts, imageOf, type View } from '../../view/model.js';
+import { type FileFacts, fileNameOf, imageOf, type View } from '../../view/model.js';
 import { copyText, withMap } from '../../view/plan/expected.js';
 import { planAction } from '../../view/plan/plan.js';
 import { drawSvg } from '../../view/svg.js';
@@ -24,7 +24,7 @@ import {
   wholeNumber,
 } from './arguments.js';
 import { lookAtFiles } from './file-facts.js';
-import { withImage } from './offline.js';
+import { readMapOf, withImage } from './offline.js';
 
 export const SHOW_USAGE = `usage: livedisk show [OPTION]... SOCKET|IMAGE
 
@@ -104,8 +104,7 @@ async function filesOf(name: string, view: View): Promise<ReadonlyMap<string, Fi
 async function mapOf(io: ScreenIo, view: View, id: string, execute: Execute): Promise<ClusterMap> {
   const live = await readLiveMap(execute, view, id);
   if (live) return live;
-  const image = imageOf(view, id);
-  return withImage(io.host, image?.filename ?? '', image?.driver, (one) => one.readMap());
+  return readMapOf(io.host, view, id, fileNameOf);
 }
 
 async function showMaps(io: ScreenIo, view: View, values: Values, execute: Execute): Promise<void> {

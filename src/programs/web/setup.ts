@@ -1,11 +1,11 @@
 import { BlockError } from '../../base/error.js';
 import type { Host } from '../../host/host.js';
-import { imageOf } from '../../view/model.js';
+import { fileNameOf, imageOf } from '../../view/model.js';
 import type { WebOptions } from '../../web/server.js';
 import { targetOver } from '../points/targets.js';
 import { lookBeside } from '../screen/beside.js';
 import { lookAtFiles, pathOf } from '../screen/file-facts.js';
-import { withImage } from '../screen/offline.js';
+import { readMapOf } from '../screen/offline.js';
 import type { AllowedFiles } from './allowed-files.js';
 import { linesOver } from './console-lines.js';
 
@@ -38,8 +38,7 @@ export function programsParts({
     readMap: async (server, view, id) => {
       const image = imageOf(view, id);
       if (!image || !isHere(server)) throw new BlockError('unsupported', 'its files are not on this machine');
-      const path = files.find(pathOf(image, folder) ?? image.filename);
-      return withImage(host, path, image.driver, (one) => one.readMap());
+      return readMapOf(host, view, id, (one) => files.find(pathOf(one, folder) ?? fileNameOf(one)));
     },
     lookBeside: async (server, view) => {
       files.assertAny();

@@ -1,5 +1,5 @@
 import { BlockError } from '../../base/error.js';
-import { below, type Image, imageOf, type View } from '../model.js';
+import { below, fileNameOf, type Image, imageOf, type View } from '../model.js';
 import { bracketed, printable } from '../words.js';
 import type { Plan } from './types.js';
 
@@ -74,7 +74,7 @@ export function isNewNode(view: View, name: string): void {
 /** Errors: invalid for what cannot be a file's name, or is that of an image that is open. */
 export function isNewFile(view: View, file: string): void {
   if (file === '' || file.includes('\0')) refuse('a file needs a name');
-  if (view.images.some(({ filename }) => filename === file))
+  if (view.images.some((image) => fileNameOf(image) === file))
     refuse(`'${printable(file)}' is an image of this server`);
 }
 

@@ -1,7 +1,7 @@
 import { MiB } from '../../base/limits.js';
 import type { ClusterMap } from '../cluster-map.js';
 import { humanBytes } from '../progress-meter.js';
-import type { Plan } from './types.js';
+import type { Plan, Room } from './types.js';
 
 /** What a copy is guessed to move. */
 const BYTES_PER_SECOND = 200 * MiB;
@@ -28,4 +28,8 @@ export function copyText({ bytes, bytesAtMost }: Pick<Plan, 'bytes' | 'bytesAtMo
   const amount = `${humanBytes(bytes ?? bytesAtMost)} are copied${isKnown ? '' : ' at most'}`;
   const seconds = copySeconds(bytes ?? bytesAtMost);
   return `${amount}, in ${seconds <= 1 ? 'a second or less' : `about ${seconds} s`} at 200 MiB a second.`;
+}
+
+export function roomText({ path, neededBytes, freeBytes }: Room): string {
+  return `'${path}' grows by ${humanBytes(neededBytes)}; ${humanBytes(freeBytes)} are free there.`;
 }

@@ -1,4 +1,4 @@
-import { imageOf, type View } from '../model.js';
+import { fileNameOf, type Image, imageOf, type View } from '../model.js';
 import { planSnapshot } from './layers.js';
 import { planDeletion, planReversal, withoutJobs } from './points.js';
 
@@ -24,13 +24,14 @@ export function afterDeletion(view: View, nodes: readonly string[], files: reado
   return nodes.reduce((now, node) => {
     const { ways } = planDeletion(now, node);
     const endsOnlyThose = (ids: readonly string[]): boolean =>
-      ids.every((id) => files.some((file) => isSameFile(file, imageOf(now, id)?.filename)));
+      ids.every((id) => files.some((file) => isSameFile(file, imageOf(now, id))));
     return (ways.find(({ ends }) => endsOnlyThose(ends)) ?? ways[0])?.plan.after ?? now;
   }, withoutJobs(view));
 }
 
 /** Servers tell whole paths of files that their images may name from a folder. */
-function isSameFile(path: string, filename: string | undefined): boolean {
+function isSameFile(path: string, image: Image | undefined): boolean {
+  const filename = image && fileNameOf(image);
   return filename !== undefined && (path === filename || path.endsWith(`/${filename.replace(/^\.\//, '')}`));
 }
 

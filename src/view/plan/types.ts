@@ -58,9 +58,21 @@ export interface Plan {
   /** What takes it back while that is possible, to be planned of the view as it is then. */
   readonly takenBackBy?: Action;
   /** What the server itself says of the first command, where it is a livedisk: counted, not guessed. */
-  readonly dryRun?: { readonly words: readonly string[]; readonly refused: readonly string[] };
+  readonly dryRun?: {
+    readonly refused: readonly string[];
+    /** Files that nobody has open here and that are wrong afterwards, with why: past those of `invalid`. */
+    readonly spoilt: readonly string[];
+    readonly room?: Room;
+  };
   /** The job that is started. */
   readonly jobId?: string;
+}
+
+/** What a copy takes of a file system that its image does not have yet, and what is free there. */
+export interface Room {
+  readonly path: string;
+  readonly neededBytes: number;
+  readonly freeBytes: number;
 }
 
 export interface InvalidImage {

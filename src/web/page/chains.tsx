@@ -1,6 +1,6 @@
 import { useState } from 'preact/hooks';
 import { chainsWith, foldDeepChains } from '../../view/fold.js';
-import { imageOf, type View } from '../../view/model.js';
+import { fileNameOf, imageOf, type View } from '../../view/model.js';
 import { Picture } from './picture.js';
 
 /** With more images than that, one looks for those that one wants. */
@@ -19,8 +19,8 @@ export function Chains({
   const [unfolded, setUnfolded] = useState<ReadonlySet<string>>(new Set());
   const [wanted, setWanted] = useState('');
   const found = chainsWith(view, wanted);
-  const isFound = ({ label, filename }: View['images'][number]): boolean =>
-    [label, filename].some((text) => text.toLowerCase().includes(wanted.trim().toLowerCase()));
+  const isFound = (image: View['images'][number]): boolean =>
+    [image.label, fileNameOf(image)].some((text) => text.toLowerCase().includes(wanted.trim().toLowerCase()));
   // What was looked for is not hidden in a fold.
   const matches = wanted.trim() === '' ? [] : found.images.filter(isFound).map(({ id }) => id);
   const drawn = foldDeepChains(found, { unfolded, kept: [chosen, ...matches.slice(0, MANY_IMAGES)] });

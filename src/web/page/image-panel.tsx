@@ -1,19 +1,19 @@
 import { useState } from 'preact/hooks';
 import { imagesLeftOpen } from '../../view/left-open.js';
-import { below, type Image, imageOf, type View } from '../../view/model.js';
+import { below, fileNameOf, type Image, imageOf, type View } from '../../view/model.js';
 import { servesNbd } from '../../view/plan/exports.js';
 import { isJobFilter } from '../../view/plan/points.js';
 import type { Action } from '../../view/plan/types.js';
 import { humanBytes } from '../../view/progress-meter.js';
 import { fieldText } from './fields.js';
-import { ageText, bracketed, percentText, printable } from '../../view/words.js';
+import { ageText, bracketed, partsOf, percentText, printable } from '../../view/words.js';
 import type { DiskPoint } from './points.js';
 import type { PointRequest } from './proposal.js';
 
 /** What is known of an image, and what can be done with it. */
 export function ImagePanel({ onClose, ...more }: ActionsProps & { onClose: () => void }) {
   const { view, image } = more;
-  const shown = view.chains.flatMap(({ images, provided }) => provided?.[images.indexOf(image.id)] ?? [])[0];
+  const shown = shownTexts(view, image);
   return (
     <section class="panel" aria-label={`image ${printable(image.label)}`}>
       <h2>
@@ -26,7 +26,7 @@ export function ImagePanel({ onClose, ...more }: ActionsProps & { onClose: () =>
         <dt>node</dt>
         <dd>{printable(image.id)}</dd>
         <dt>file</dt>
-        <dd class="long">{printable(image.filename)}</dd>
+        <dd class="long">{printable(fileNameOf(image))}</dd>
         <dt>format</dt>
         <dd>
           {printable(image.driver)}
@@ -41,12 +41,10 @@ export function ImagePanel({ onClose, ...more }: ActionsProps & { onClose: () =>
             <dd>{humanBytes(image.allocatedBytes)}</dd>
           </>
         )}
-        {image.kind === 'image' && shown !== undefined && (
+        {image.kind === 'image' && shown.length > 0 && (
           <>
             <dt>the disk still shows</dt>
-            <dd>
-              {humanBytes(shown)} of it, {percentText(shown / Math.max(1, image.virtualBytes))} of the disk
-            </dd>
+            <dd>{shown.join('; ')}</dd>
           </>
         )}
         {image.file && <FileRows file={image.file} />}
@@ -76,6 +74,20 @@ export function ImagePanel({ onClose, ...more }: ActionsProps & { onClose: () =>
       {!isJobFilter(image) && <Actions {...more} />}
     </section>
   );
+}
+
+/** What each disk that stands on the image shows of it, as far as maps have told; the same parts as in the picture. */
+function shownTexts(view: View, image: Image): string[] {
+  const chains = view.chains.filter(({ images }) => images.includes(image.id));
+  return chains.flatMap((chain) => {
+    const at = chain.images.indexOf(image.id);
+    const bytes = chain.provided?.[at];
+    const part = partsOf(chain)[at];
+    if (bytes === undefined || !part) return [];
+    const top = imageOf(view, chain.images.at(-1));
+    const whose = chains.length > 1 && top ? `${bracketed(top)}: ` : '';
+    return [`${whose}${humanBytes(bytes)} of it, ${percentText(part.share)} of its data`];
+  });
 }
 
 function FileRows({ file }: { file: NonNullable<Image['file']> }) {

@@ -1,6 +1,6 @@
 import { given } from '../../base/given.js';
 import type { View } from '../../view/model.js';
-import { copyText } from '../../view/plan/expected.js';
+import { copyText, roomText } from '../../view/plan/expected.js';
 import type { Action, PlannedCommand } from '../../view/plan/types.js';
 import { bracketed, printableJson } from '../../view/words.js';
 import type { PointPlan, ToldPlan } from '../messages.js';
@@ -51,8 +51,8 @@ export function proposeAction(
       const refused = dryRun?.refused.map((why) => `the server would refuse it: ${why}`) ?? [];
       return {
         words,
-        facts: dryRun ? [...dryRun.words] : [copyText(plan) ?? []].flat(),
-        invalid: [...refused, ...invalid.map(({ id, why }) => `[${id}] ${why}`)],
+        facts: [copyText(plan) ?? [], dryRun?.room ? roomText(dryRun.room) : []].flat(),
+        invalid: [...refused, ...invalid.map(({ id, why }) => `[${id}] ${why}`), ...(dryRun?.spoilt ?? [])],
         ...(undo !== undefined && { undo }),
         // What it was when it was planned stays to be seen while it changes.
         ...(!['job', 'percentiles'].includes(action.kind) && { pictures: { before, after } }),
@@ -75,7 +75,7 @@ function titleOf(action: Action, view: View): string {
   if (action.kind === 'unexport') return `take export ${action.name} away`;
   if (action.kind === 'percentiles') return `latency percentiles ${action.isOn ? 'on' : 'off'}`;
   const image = view.images.find(({ id }) => id === action.image);
-  return image ? `${action.kind} ${bracketed(image)}` : action.kind;
+  return `${action.kind} ${image ? bracketed(image) : `[${action.image}]`}`;
 }
 
 export type PointVerb = 'create' | 'delete' | 'revert';
