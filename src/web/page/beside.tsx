@@ -30,7 +30,12 @@ export function BesideView({ server, view }: { server: string; view: View }) {
         </button>
         {beside && (
           <span class="quiet" role="status">
-            {beside.files.length === 0 ? 'None' : `${beside.files.length} images`} in{' '}
+            {beside.files.length === 0
+              ? 'None'
+              : beside.files.length === 1
+                ? '1 image'
+                : `${beside.files.length} images`}{' '}
+            in{' '}
             {beside.folders.length === 0
               ? 'no folder that was given'
               : beside.folders.map(printable).join(', ')}
