@@ -91,7 +91,7 @@ export function progressText({ percent, done, total, rate, secondsLeft, outlook,
   return parts.join('  ');
 }
 
-/** `copy  64 MiB/s  guests change 2.0 MiB/s  3.1 s left`: what stands on a job's arrow below its name. */
+/** `copy, 64 MiB/s, guests change 2.0 MiB/s, 3.1 s left`: what stands on a job's arrow below its name. */
 export function paceText({ rate, dirtyRate, secondsLeft, outlook, stage, type }: Job): string {
   const isInBytes = !['create', 'amend'].includes(type);
   const parts: string[] = [];
@@ -100,7 +100,7 @@ export function paceText({ rate, dirtyRate, secondsLeft, outlook, stage, type }:
   if (dirtyRate !== undefined && dirtyRate > 0) parts.push(`guests change ${humanBytes(dirtyRate)}/s`);
   if (secondsLeft !== undefined) parts.push(`${durationText(secondsLeft)} left`);
   if (outlook !== undefined) parts.push(SHORT_OUTLOOKS[outlook] ?? printable(outlook));
-  return parts.join('  ');
+  return parts.join(', ');
 }
 
 const SHORT_OUTLOOKS: Readonly<Record<string, string>> = {

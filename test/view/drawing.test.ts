@@ -201,3 +201,15 @@ test('metrics have a line for each number', () => {
   ])
     assert.ok(text.split('\n').includes(line), `${line}\n${text}`);
 });
+
+test("what stands on a job's arrow is told apart in a picture, where spaces are one", () => {
+  const view = recordedView('livedisk-mirror');
+  const jobs = view.jobs.map((job) => ({
+    ...job,
+    ...{ stage: 'follow', rate: 2 * 1024 * 1024, dirtyRate: 1024, secondsLeft: 3, outlook: 'in-step' as const },
+  }));
+  assert.match(
+    drawSvg({ ...view, jobs }),
+    />follow, 2\.0 MiB\/s, guests change 1\.0 KiB\/s, 3\.0 s left, in step</,
+  );
+});
