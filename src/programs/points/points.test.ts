@@ -45,6 +45,18 @@ async function atRest(bed: EngineBed): Promise<string> {
   return image;
 }
 
+test('an image at rest says what making a point would do, and keeps its bytes', async (t) => {
+  const bed = new EngineBed(t);
+  const image = await atRest(bed);
+  const files = readdirSync(bed.folder);
+  assert.match(await points('create', '--dry-run', image, 'p4'), /keeps what the disk holds at this moment/);
+  assert.match(
+    await points('create', '--dry-run', '--keep', '2', image, 'p4'),
+    /keeps what the disk holds at this moment/,
+  );
+  assert.deepEqual(readdirSync(bed.folder), files);
+});
+
 test('an image at rest: points are made, shown, deleted and gone back to', async (t) => {
   const bed = new EngineBed(t);
   const image = await atRest(bed);

@@ -112,7 +112,7 @@ class LivediskTarget implements PointsTarget {
 
   create(args: CommandArguments<'x-point-create'>): Promise<CommandResult<'x-point-create'>> {
     return this.#watching(async (ended) => {
-      const answer = await this.#run('x-point-create', args);
+      const answer = await this.#run('x-point-create', { ...this.#ownDisks(), ...args });
       if (args['dry-run'] !== true) for (const name of answer.deletes) await ended(name);
       return answer;
     });
@@ -132,8 +132,11 @@ class LivediskTarget implements PointsTarget {
   }
 
   revert(args: CommandArguments<'x-point-revert'>): Promise<CommandResult<'x-point-revert'>> {
-    const own = this.#ownDisk === undefined ? {} : { disks: [{ node: this.#ownDisk }] };
-    return this.#run('x-point-revert', { ...own, ...args });
+    return this.#run('x-point-revert', { ...this.#ownDisks(), ...args });
+  }
+
+  #ownDisks(): { disks?: Array<{ node: string }> } {
+    return this.#ownDisk === undefined ? {} : { disks: [{ node: this.#ownDisk }] };
   }
 
   /** Ends of deletions are kept from before the command on, which may end before its answer is read. */
