@@ -78,7 +78,7 @@ interface Progress {
 }
 
 function percentOf({ done, total, status, isFailed }: Progress): number {
-  if (total > 0) return Math.min(100, Math.floor((100 * done) / total));
+  if (total > 0) return Math.floor((100 * done) / total);
   return COPIED.includes(status) && !isFailed ? 100 : 0;
 }
 
@@ -96,7 +96,8 @@ function ownProgress(
   const stage = textOf(own['phase']);
   const outlook = textOf(own['outlook']);
   return {
-    percent: numberOf(own['percent']) ?? percent,
+    // Of a server that says otherwise, too.
+    percent: Math.min(100, Math.max(0, numberOf(own['percent']) ?? percent)),
     ...(rate !== undefined && { rate }),
     ...(secondsLeft !== undefined && { secondsLeft }),
     ...(outlook !== undefined && { outlook }),

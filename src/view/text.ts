@@ -42,7 +42,7 @@ export function drawText(view: View, options: TextOptions = {}): string {
   const pen = new Pen(view, columns, paint);
   const { name, runState } = view.server;
   const title = printable(runState === undefined ? name : `${name}, ${runState}`);
-  const blocks = [[paint('name', title)], ...view.chains.map((chain) => pen.chain(chain))];
+  const blocks = [[paint('name', clip(title, columns))], ...view.chains.map((chain) => pen.chain(chain))];
   const empty = view.users.filter(({ imageId }) => imageId === undefined).map(userText);
   if (empty.length > 0) blocks.push([clip(`${MARGIN}empty: ${empty.join(', ')}`, columns)]);
   if (view.jobs.length > 0) blocks.push(view.jobs.flatMap((job) => pen.job(job)));

@@ -13,24 +13,38 @@ export interface TopView {
 const NAME_WIDTH = 20;
 const BAR_CELLS = 30;
 
-/** One frame of the live view: what guests do to their disks, and what jobs do. Lines without their ends. */
-export function drawTop({ view, disks }: TopView, options: TextOptions = {}): string[] {
-  const { columns = 80, isColoured = false } = options;
-  const paint = painter(isColoured);
+export interface TopOptions extends TextOptions {
+  /** What is to be said first. */
+  note?: string | undefined;
+}
+
+/** One frame of the live view: what guests do to their disks, and what jobs do; none yet: a note alone. Lines without their ends. */
+export function drawTop(top: TopView | undefined, options: TopOptions = {}): string[] {
+  const { columns = 80, isColoured = false, note } = options;
+  const colour = painter(isColoured);
+  // Where the terminal would break a line in two, all below it would be out of place.
+  const paint: Paint = (style, text) => colour(style, clip(text, columns));
+  const notes = note === undefined ? [] : [paint('warning', printable(note)), ''];
+  return top ? [...notes, ...frame(top, paint, (text) => clip(text, columns))] : notes;
+}
+
+function frame({ view, disks }: TopView, paint: Paint, fit: (text: string) => string): string[] {
   const { name, runState } = view.server;
   const images = new Map(view.images.map((image) => [image.id, image]));
   const lines = [paint('name', printable(runState === undefined ? name : `${name}, ${runState}`)), ''];
   lines.push(
     paint('dim', `${pad('disk', NAME_WIDTH)}    read/s             ms   write/s             ms  flush/s`),
   );
-  for (const user of view.users) lines.push(diskLine(user, view, disks.get(user.id)));
+  for (const user of view.users) lines.push(fit(diskLine(user, view, disks.get(user.id))));
   if (view.users.length === 0) lines.push('nobody uses a disk');
   lines.push('', ...(view.jobs.length === 0 ? [paint('dim', 'no jobs')] : []));
-  for (const job of view.jobs) lines.push(...jobLines(job, images, paint));
+  for (const job of view.jobs) {
+    const [what = '', ...more] = jobLines(job, images);
+    lines.push(paint('job', what), ...more.map(fit));
+  }
   const warnings = warningLines(view);
   if (warnings.length > 0) lines.push('', ...warnings.map((line) => paint('warning', `! ${line}`)));
-  // Escape sequences have no width, and only what is coloured as a whole line is longer than its text.
-  return isColoured ? lines : lines.map((line) => clip(line, columns));
+  return lines;
 }
 
 function diskLine(user: User, view: View, rates: DiskRates | undefined): string {
@@ -69,11 +83,11 @@ function totals({ statistics }: User): string {
   return `${read.count} reads, ${humanBytes(read.bytes)}; ${write.count} writes, ${humanBytes(write.bytes)}`;
 }
 
-function jobLines(job: Job, images: ReadonlyMap<string, Image>, paint: Paint): string[] {
+function jobLines(job: Job, images: ReadonlyMap<string, Image>): string[] {
   const cells = Math.round((job.percent / 100) * BAR_CELLS);
   const error = job.error === undefined ? '' : `: ${printable(job.error)}`;
   return [
-    paint('job', `${printable(job.type)} ${printable(job.id)}  ${flowText(job, images)}`),
+    `${printable(job.type)} ${printable(job.id)}  ${flowText(job, images)}`,
     `  [${'#'.repeat(cells)}${'.'.repeat(BAR_CELLS - cells)}] ${progressText(job)}`,
     `  ${printable(job.phase)}${error}`,
   ];

@@ -37,8 +37,27 @@ test("a job's arrow goes from what flows to what it flows into", () => {
 test('no line is longer than the terminal', () => {
   for (const name of RECORDINGS)
     for (const columns of [40, 80, 200])
-      for (const line of drawText(recordedView(name), { columns }).split('\n'))
-        assert.ok([...line].length <= columns, `${name} ${columns}: ${line}`);
+      for (const isColoured of [false, true]) {
+        const view = recordedView(name);
+        const note = 'the server has not answered for 5 s; what is below is old';
+        const options = { columns, isColoured };
+        const top = drawTop({ view, disks: new Map() }, { ...options, note });
+        for (const line of [...drawText(view, options).split('\n'), ...top])
+          assert.ok(
+            [...line.replaceAll(/\x1b\[\d+m/g, '')].length <= columns,
+            `${name} ${columns}: ${line}`,
+          );
+      }
+});
+
+test('a job that says it has done more than all, or less than nothing, is drawn', () => {
+  for (const progress of [{ 'x-progress': { percent: 1e9 } }, { 'x-progress': { percent: -7 } }, -5, 1e300]) {
+    const own = typeof progress === 'number' ? { 'current-progress': progress } : progress;
+    const job = { id: 'j', type: 'mirror', status: 'running', 'current-progress': 1, 'total-progress': 8 };
+    const view = buildView({ 'query-jobs': [{ ...job, ...own }] });
+    assert.ok([0, 100].includes(view.jobs[0]?.percent ?? 50));
+    assert.match(drawTop({ view, disks: new Map() }).join('\n'), /\[(#{30}|\.{30})\] (100|0)% /);
+  }
 });
 
 /** A chain of so many images, as a server would have it. */

@@ -157,6 +157,36 @@ test('top shows what guests do between two looks', async (t) => {
   assert.ok(Number(writes) > 0, stdout);
 });
 
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  test(`top ends by ${signal}, and says so when it waits, while the server hangs`, { timeout: 60_000 }, async (t) => {
+    const socket = join(scratch(t), 'hanging.sock');
+    const server = createServer((connection) => {
+      connection.on('error', () => undefined);
+      const version = { qemu: { major: 9, minor: 0, micro: 0 }, package: '' };
+      connection.write(`${JSON.stringify({ QMP: { version, capabilities: [] } })}\n`);
+      // It takes what is negotiated, and says no more.
+      connection.once('data', (chunk) => {
+        const { id } = JSON.parse(String(chunk).split('\n')[0] ?? '') as { id: unknown };
+        connection.write(`${JSON.stringify({ return: {}, id })}\n`);
+      });
+    });
+    await new Promise<void>((resolve) => server.listen(socket, resolve));
+    t.after(() => server.close());
+    const top = spawn(process.execPath, livediskWords('top', socket), { cwd: PROJECT });
+    t.after(() => top.kill('SIGKILL'));
+    const ended = closed(top);
+    let text = '';
+    await new Promise<void>((resolve) =>
+      top.stdout.on('data', (chunk: Buffer) => {
+        text += chunk.toString();
+        if (text.includes('\n')) resolve();
+      }),
+    );
+    assert.match(text, /^\S*hanging\.sock has not answered for 5 s\n/);
+    top.kill(signal);
+    assert.equal(await ended, 0);
+  });
+
 test('a socket that greets nobody is said to be in use', async (t) => {
   const socket = join(scratch(t), 'silent.sock');
   const server = createServer();

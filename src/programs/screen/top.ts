@@ -24,8 +24,12 @@ const OPTIONS = {
   ...SCREEN_OPTIONS,
 } as const;
 
-const ALTERNATE_SCREEN = '\x1b[?1049h\x1b[?25l';
-const NORMAL_SCREEN = '\x1b[?25h\x1b[?1049l';
+// Characters that are two cells wide are counted as one: what is too long then is cut off, not broken in two.
+const ALTERNATE_SCREEN = '\x1b[?1049h\x1b[?25l\x1b[?7l';
+/** A server that hangs is told of then. */
+const SILENT_MS = 5000;
+
+const NORMAL_SCREEN = '\x1b[?7h\x1b[?25h\x1b[?1049l';
 
 /** `livedisk top`. Errors: those of connecting; closed when the server goes away. */
 export async function topMain(args: readonly string[], io: ScreenIo = standardIo()): Promise<number> {
@@ -45,10 +49,9 @@ export async function topMain(args: readonly string[], io: ScreenIo = standardIo
     const watch = new Watch(host, client, intervalMs);
     if (values.once === true) {
       await watch.next();
-      output.write(
-        `${drawTop(await watch.next(), { columns: output.columns ?? 80, isColoured }).join('\n')}\n`,
-      );
-    } else await follow(watch, isColoured);
+      const frame = drawTop(await watch.next(), { columns: output.columns ?? 80, isColoured });
+      output.write(`${frame.join('\n')}\n`);
+    } else await follow(watch, socket, isColoured);
   } finally {
     client.close();
   }
@@ -61,10 +64,6 @@ function intervalSeconds(text: string): number {
   throw new BlockError('invalid', `--interval needs 0.1 to 3600 seconds, not '${text}'`);
 }
 
-function frame(top: TopView, isColoured: boolean): string[] {
-  return drawTop(top, { columns: process.stdout.columns ?? 80, isColoured });
-}
-
 /** A look at the server at each interval; the first one is at once. */
 class Watch {
   readonly #host: Host;
@@ -72,7 +71,7 @@ class Watch {
   readonly #intervalMs: number;
   readonly #rates = new Rates();
   #nextMs: number | undefined;
-  #stopped = deferred();
+  readonly #stopped = deferred();
   isStopped = false;
 
   constructor(host: Host, client: QmpClient, intervalMs: number) {
@@ -81,19 +80,30 @@ class Watch {
     this.#intervalMs = intervalMs;
   }
 
-  async next(): Promise<TopView> {
+  /**
+   * Undefined once it was stopped, whether or not the server answers; `onSilent` is called when it has not for a while. Errors:
+   * those of the connection.
+   */
+  async next(onSilent: () => void = () => undefined): Promise<TopView | undefined> {
     const { clock } = this.#host;
-    const waitMs = (this.#nextMs ?? clock.nowMs()) - clock.nowMs();
-    if (waitMs > 0) {
-      const timer = clock.setTimer(waitMs, () => this.#stopped.resolve());
-      await Promise.race([this.#stopped.promise, this.#client.closed]);
-      timer.cancel();
-      if (!this.isStopped) this.#stopped = deferred();
-    }
-    const view = await lookAt(this.#client);
+    await this.#pause((this.#nextMs ?? clock.nowMs()) - clock.nowMs());
+    if (this.isStopped) return undefined;
+    const silence = clock.setTimer(SILENT_MS, onSilent);
+    const view = await Promise.race([lookAt(this.#client), this.#stopped.promise]).finally(() =>
+      silence.cancel(),
+    );
+    if (!view || this.isStopped) return undefined;
     const now = clock.nowMs();
     this.#nextMs = now + this.#intervalMs;
     return this.#rates.look(view, now);
+  }
+
+  async #pause(ms: number): Promise<void> {
+    if (ms <= 0) return;
+    const over = deferred();
+    const timer = this.#host.clock.setTimer(ms, () => over.resolve());
+    await Promise.race([over.promise, this.#stopped.promise, this.#client.closed]);
+    timer.cancel();
   }
 
   stop(): void {
@@ -103,22 +113,34 @@ class Watch {
 }
 
 /** Frames until somebody ends it; where lines cannot be rewritten, one below the other. */
-async function follow(watch: Watch, isColoured: boolean): Promise<void> {
+async function follow(watch: Watch, name: string, isColoured: boolean): Promise<void> {
   const { stdin, stdout } = process;
   const stop = (): void => watch.stop();
   const onKey = (key: Buffer): void => {
-    if (/^[qQ\x03\x1b]$/.test(key.toString('latin1'))) stop();
+    // Several that were pressed meanwhile come as one; what a key with a name sends begins with Escape, and is longer.
+    const text = key.toString('latin1');
+    if (text === '\x1b' || (!text.startsWith('\x1b') && /[qQ\x03]/.test(text))) stop();
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, stop);
   const isScreen = stdout.isTTY;
+  const show = (lines: readonly string[]): void => {
+    if (isScreen) stdout.write(`\x1b[H${lines.slice(0, stdout.rows).join('\x1b[K\n')}\x1b[K\x1b[J`);
+    else stdout.write(`${lines.join('\n')}\n\n`);
+  };
   if (isScreen) stdout.write(ALTERNATE_SCREEN);
   if (isScreen && stdin.isTTY) stdin.setRawMode(true).on('data', onKey);
+  let last: TopView | undefined;
   try {
     while (!watch.isStopped && stdout.writable) {
-      const lines = frame(await watch.next(), isColoured);
-      if (watch.isStopped) break;
-      if (isScreen) stdout.write(`\x1b[H${lines.slice(0, stdout.rows).join('\x1b[K\n')}\x1b[J`);
-      else stdout.write(`${lines.join('\n')}\n\n`);
+      const draw = (top: TopView | undefined, note?: string): void =>
+        show(drawTop(top, { columns: stdout.columns ?? 80, isColoured, note }));
+      const next = await watch.next(() => {
+        const what = last ? '; what is below is old' : '';
+        draw(last, `${name} has not answered for ${SILENT_MS / 1000} s${what}`);
+      });
+      if (!next) break;
+      last = next;
+      draw(next);
     }
   } finally {
     if (isScreen) stdout.write(NORMAL_SCREEN);
