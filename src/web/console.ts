@@ -48,7 +48,8 @@ export class ConsoleApi {
     if (typeof execute !== 'string' || !isJsonObject(args))
       throw new BlockError('invalid', 'a command has a name, and an object of arguments');
     this.#check(execute, args);
-    if (QUERIES.test(execute)) return { return: await link.execute(execute, args) };
+    if (QUERIES.test(execute))
+      return { return: await link.holdShortly((client) => link.executeOn(client, execute, args)) };
     const answer = await link.holdToChange((client, begins) => {
       begins();
       return link.executeOn(client, execute, args);

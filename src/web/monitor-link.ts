@@ -96,12 +96,7 @@ export class MonitorLink {
     }
   }
 
-  /** What the server says. Errors: its own (QmpError); those of connecting. */
-  async execute(command: string, args: JsonObject): Promise<JsonValue> {
-    return this.#ask((client) => this.executeOn(client, command, args));
-  }
-
-  /** The same over a client that is held. */
+  /** What the server says, over a client that is held. Errors: its own (QmpError). */
   async executeOn(client: QmpClient, command: string, args: JsonObject): Promise<JsonValue> {
     const name = command;
     this.log({ kind: 'command', name, data: args });

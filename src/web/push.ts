@@ -12,9 +12,13 @@ const MOST_ENTRY_BYTES = 16 * 1024;
 const TOGETHER_MS = 50;
 const MOST_TOGETHER = 200;
 const MOST_VIEWERS = 64;
+/** A browser makes six connections to a server at most, for all its tabs, and needs some for what they ask. */
+const MOST_TABS = 4;
 
-/** What a viewer is not sent while it has not taken what it was sent before. */
+/** Who watches: what it is not sent while it has not taken what it was sent before. */
 interface Behind {
+  /** That it is a tab of. */
+  readonly browser: string | undefined;
   /** Servers of which there is a newer state. */
   readonly states: Set<string>;
   /** Entries at the end of the log. */
@@ -43,12 +47,16 @@ export class Push {
     this.#onViewers = onViewers;
   }
 
-  /** Whether one more can watch. It begins with all that is known. */
-  add(response: ServerResponse, greeting: object): boolean {
+  /**
+   * Whether one more can watch. It begins with all that is known. Of a `browser` the tabs that have watched for longest step
+   * aside.
+   */
+  add(response: ServerResponse, greeting: object, browser?: string): boolean {
     if (this.#viewers.size >= MOST_VIEWERS) return false;
+    if (browser !== undefined) this.#makeRoom(browser);
     response.write(message('hello', toJson(greeting)));
     this.#sendWaiting();
-    const behind: Behind = { states: new Set(this.#states.keys()), entries: this.log.length };
+    const behind: Behind = { browser, states: new Set(this.#states.keys()), entries: this.log.length };
     this.#viewers.set(response, behind);
     response.on('timeout', () => response.destroy());
     response.on('drain', () => this.#catchUp(response, behind));
@@ -80,7 +88,20 @@ export class Push {
 
   close(): void {
     this.#sending?.cancel();
-    for (const viewer of this.#viewers.keys()) viewer.end();
+    for (const viewer of [...this.#viewers.keys()]) this.#dismiss(viewer);
+  }
+
+  #makeRoom(browser: string): void {
+    const tabs = [...this.#viewers].filter(([, behind]) => behind.browser === browser);
+    for (const [viewer] of tabs.slice(0, Math.max(0, tabs.length + 1 - MOST_TABS)))
+      this.#dismiss(viewer, message('aside', '{}'));
+  }
+
+  /** It is sent nothing more. */
+  #dismiss(viewer: ServerResponse, last: Buffer | string = ''): void {
+    this.#viewers.delete(viewer);
+    viewer.setTimeout(SLOW_READER_MS);
+    viewer.end(last);
   }
 
   #sendWaiting(): void {
@@ -102,6 +123,7 @@ export class Push {
 
   /** All at once: states are kept anyway, and of the log there is no more than a page shows. */
   #catchUp(viewer: ServerResponse, behind: Behind): void {
+    if (!this.#viewers.has(viewer)) return;
     viewer.setTimeout(0);
     for (const name of behind.states) {
       const state = this.#states.get(name);

@@ -185,6 +185,7 @@ export class WebServer {
     if (request.method === 'POST') return this.#tracked(this.#post(pathname, request, response));
     const isHead = request.method === 'HEAD';
     if (isHead && pathname === '/api/events') return sendText(response, 405, 'a stream has no head apart');
+    if (pathname === '/api/events') return this.#stream(request, session, response);
     this.#get(pathname, response);
   }
 
@@ -210,7 +211,6 @@ export class WebServer {
   }
 
   #get(pathname: string, response: ServerResponse): void {
-    if (pathname === '/api/events') return this.#stream(response);
     if (pathname === '/api/log') {
       response.writeHead(200, {
         'content-type': 'application/x-ndjson; charset=utf-8',
@@ -225,11 +225,13 @@ export class WebServer {
     send(response, file.body);
   }
 
-  #stream(response: ServerResponse): void {
+  #stream({ headers }: IncomingMessage, session: string, response: ServerResponse): void {
     const { isReadOnly, hasConsole } = this.#options;
+    // Scripts send no such header.
+    const browser = headers['sec-fetch-site'] === undefined ? undefined : session;
     const names = this.#links.map(({ name }) => name);
     response.setHeader('content-type', 'text/event-stream; charset=utf-8');
-    if (!this.#push.add(response, { servers: names, isReadOnly, hasConsole }))
+    if (!this.#push.add(response, { servers: names, isReadOnly, hasConsole }, browser))
       sendText(response, 503, 'too many watch already');
   }
 

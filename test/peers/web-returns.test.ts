@@ -40,6 +40,34 @@ test('a stream that is turned away is asked for again', { timeout: 300_000 }, as
   assert.equal(turnedAway, 2);
 });
 
+test(
+  'a browser with the page in many tabs goes on in those that are looked at',
+  { timeout: 300_000 },
+  async (t) => {
+    if (skipWithoutBrowser(t, 'qemu-img')) return;
+    const { web } = await open(t);
+    const browser = web.page.context().browser();
+    assert.ok(browser);
+    const context = await browser.newContext();
+    t.after(() => context.close());
+    await context.addCookies(await web.page.context().cookies());
+    const tabs = [];
+    for (let i = 0; i < 7; i++) {
+      const tab = await context.newPage();
+      tab.setDefaultTimeout(60_000);
+      tabs.push(tab);
+      await tab.goto(new URL('/', web.url).href);
+      await tab.locator('[data-image="A"]').waitFor();
+    }
+    const [first] = tabs;
+    assert.ok(first);
+    const status = first.locator('header [role=status]');
+    await status.getByText('in too many tabs').waitFor();
+    await first.keyboard.press('Tab');
+    await status.getByText('connected', { exact: true }).waitFor();
+  },
+);
+
 test('a page of a livedisk web that was started anew says how to go on', { timeout: 300_000 }, async (t) => {
   if (skipWithoutBrowser(t, 'qemu-img')) return;
   const { web, folder } = await open(t);

@@ -43,10 +43,7 @@ test('no line is longer than the terminal', () => {
         const options = { columns, isColoured };
         const top = drawTop({ view, disks: new Map() }, { ...options, note });
         for (const line of [...drawText(view, options).split('\n'), ...top])
-          assert.ok(
-            [...line.replaceAll(/\x1b\[\d+m/g, '')].length <= columns,
-            `${name} ${columns}: ${line}`,
-          );
+          assert.ok([...line.replaceAll(/\x1b\[\d+m/g, '')].length <= columns, `${name} ${columns}: ${line}`);
       }
 });
 

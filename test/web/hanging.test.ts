@@ -52,8 +52,10 @@ for (const [what, body] of [
   ['bitmap', { node: 'a', name: 'b' }],
   ['points', { verb: 'list' }],
   ['complete', { line: 'q' }],
+  ['command', { line: 'query-status' }],
+  ['command', { execute: 'query-status' }],
 ] as ReadonlyArray<readonly [string, object]>)
-  test(`who asks a server that hangs for ${what} is told so`, async (t) => {
+  test(`who asks a server that hangs for ${what} ${Object.keys(body).join(' ')} is told so`, async (t) => {
     const path = `${scratch(t)}/hanging.sock`;
     const server = await hanging(path, 1);
     t.after(() => server.close());

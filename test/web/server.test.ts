@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { BlockError } from '../../src/base/error.js';
 import { AllowedFiles } from '../../src/programs/web/allowed-files.js';
 import type { Plan } from '../../src/view/plan/types.js';
 import type { LogEntry, ServerState, ToldPlan } from '../../src/web/messages.js';
@@ -293,6 +294,10 @@ test('files outside the allowed folders are not named, by no way', (t) => {
   // In a folder of ours it is the name of a file, and a whole path, which no protocol is.
   assert.equal(files.find('nbd:h:1'), join(allowed, 'nbd:h:1'));
   assert.throws(() => new AllowedFiles([]).find('x'), /no file may be named/);
+  assert.throws(
+    () => files.findNew('y'.repeat(300)),
+    (error) => error instanceof BlockError && /cannot be looked at: File name too long/.test(error.message),
+  );
 });
 
 test('who asks too much waits, and bodies are bounded', async (t) => {

@@ -5,7 +5,7 @@ import { request } from 'node:http';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { EngineBed } from '../../../test/engine/engine-bed.js';
+import { EngineBed, MiB } from '../../../test/engine/engine-bed.js';
 import { closed, livediskWords, PROJECT, scratch } from '../../../test/kit/program.js';
 import { MiB } from '../../base/limits.js';
 import { readAnswers } from '../../view/answers.js';
@@ -138,6 +138,9 @@ test('show draws an image that somebody else has open, with the map of its clust
   assert.match(stdout, /^ {4}\[A\.qcow2\] +<-- \[B\.qcow2\] +<-- \[C\.qcow2\]$/m, stderr);
   assert.match(stdout, /^ +0 B {2}A{16}B{16}C{16}A{16}$/m);
   assert.match(stdout, /^ +C {2}C\.qcow2: 1\.0 MiB, 13% of the disk$/m);
+  const data = await livedisk('show', '--map', '--json', bed.path('C.qcow2'));
+  const { chains } = JSON.parse(data.stdout) as View;
+  assert.equal(chains[0]?.provided?.at(-1), MiB);
 });
 
 test('top shows what guests do between two looks', async (t) => {
@@ -158,34 +161,38 @@ test('top shows what guests do between two looks', async (t) => {
 });
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
-  test(`top ends by ${signal}, and says so when it waits, while the server hangs`, { timeout: 60_000 }, async (t) => {
-    const socket = join(scratch(t), 'hanging.sock');
-    const server = createServer((connection) => {
-      connection.on('error', () => undefined);
-      const version = { qemu: { major: 9, minor: 0, micro: 0 }, package: '' };
-      connection.write(`${JSON.stringify({ QMP: { version, capabilities: [] } })}\n`);
-      // It takes what is negotiated, and says no more.
-      connection.once('data', (chunk) => {
-        const { id } = JSON.parse(String(chunk).split('\n')[0] ?? '') as { id: unknown };
-        connection.write(`${JSON.stringify({ return: {}, id })}\n`);
+  test(
+    `top ends by ${signal}, and says so when it waits, while the server hangs`,
+    { timeout: 60_000 },
+    async (t) => {
+      const socket = join(scratch(t), 'hanging.sock');
+      const server = createServer((connection) => {
+        connection.on('error', () => undefined);
+        const version = { qemu: { major: 9, minor: 0, micro: 0 }, package: '' };
+        connection.write(`${JSON.stringify({ QMP: { version, capabilities: [] } })}\n`);
+        // It takes what is negotiated, and says no more.
+        connection.once('data', (chunk) => {
+          const { id } = JSON.parse(String(chunk).split('\n')[0] ?? '') as { id: unknown };
+          connection.write(`${JSON.stringify({ return: {}, id })}\n`);
+        });
       });
-    });
-    await new Promise<void>((resolve) => server.listen(socket, resolve));
-    t.after(() => server.close());
-    const top = spawn(process.execPath, livediskWords('top', socket), { cwd: PROJECT });
-    t.after(() => top.kill('SIGKILL'));
-    const ended = closed(top);
-    let text = '';
-    await new Promise<void>((resolve) =>
-      top.stdout.on('data', (chunk: Buffer) => {
-        text += chunk.toString();
-        if (text.includes('\n')) resolve();
-      }),
-    );
-    assert.match(text, /^\S*hanging\.sock has not answered for 5 s\n/);
-    top.kill(signal);
-    assert.equal(await ended, 0);
-  });
+      await new Promise<void>((resolve) => server.listen(socket, resolve));
+      t.after(() => server.close());
+      const top = spawn(process.execPath, livediskWords('top', socket), { cwd: PROJECT });
+      t.after(() => top.kill('SIGKILL'));
+      const ended = closed(top);
+      let text = '';
+      await new Promise<void>((resolve) =>
+        top.stdout.on('data', (chunk: Buffer) => {
+          text += chunk.toString();
+          if (text.includes('\n')) resolve();
+        }),
+      );
+      assert.match(text, /^\S*hanging\.sock has not answered for 5 s\n/);
+      top.kill(signal);
+      assert.equal(await ended, 0);
+    },
+  );
 
 test('a socket that greets nobody is said to be in use', async (t) => {
   const socket = join(scratch(t), 'silent.sock');

@@ -178,7 +178,7 @@ function showImage(io: ScreenIo, filename: string, values: Values): Promise<void
     const [top] = map ? view.chains.map(({ images }) => images.at(-1)) : [];
     const shown = map && top !== undefined ? withMapOf(view, top, map) : view;
     show({ ...shown, server: { name: filename } }, values, io);
-    if (map) io.output.write(`\n${mapText(map)}\n`);
+    if (map && values.json !== true) io.output.write(`\n${mapText(map)}\n`);
   });
 }
 

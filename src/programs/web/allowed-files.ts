@@ -1,6 +1,6 @@
 import { lstatSync, realpathSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative } from 'node:path';
-import { BlockError } from '../../base/error.js';
+import { BlockError, toBlockError } from '../../base/error.js';
 
 /** Files that a page may name: those in folders that `--allow` gave, links followed. */
 export class AllowedFiles {
@@ -48,7 +48,7 @@ export class AllowedFiles {
       );
     const whole = join(folder, last);
     // A link that is there already may lead out, to what there is not, too.
-    const isThere = lstatSync(whole, { throwIfNoEntry: false }) !== undefined;
+    const isThere = somethingAt(whole, name);
     const target = isThere ? realFolder(whole) : whole;
     if (!this.#folders.some((allowed) => target !== undefined && contains(allowed, dirname(target))))
       throw new BlockError('permission', `'${name}' leads out of the folders that --allow gave`);
@@ -58,11 +58,20 @@ export class AllowedFiles {
   /** The same, of a file that there is not: servers overwrite what they are to make. Errors: exists, too. */
   findNew(name: string): string {
     const path = this.find(name);
-    if (lstatSync(path, { throwIfNoEntry: false }))
+    if (somethingAt(path, name))
       throw new BlockError('exists', `there is a file '${path}' already`, {
         hint: 'Choose another name: it would be overwritten',
       });
     return path;
+  }
+}
+
+/** Errors: those of looking, as of a name that is too long. */
+function somethingAt(path: string, name: string): boolean {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch (error) {
+    throw toBlockError(error, `'${name}' cannot be looked at`);
   }
 }
 

@@ -54,6 +54,11 @@ function listen(
     onState(state);
     set({ states: { ...now().states, [state.name]: state } });
   });
+  on('aside', () => {
+    source.close();
+    set({ isConnected: false, refusal: ASIDE });
+    whenLookedAt(open);
+  });
   on<LogEntry[]>('log', (entries) => set({ log: [...now().log, ...entries].slice(-KEPT_ENTRIES) }));
   source.onerror = () => {
     set({ isConnected: false });
@@ -61,6 +66,21 @@ function listen(
     void whyNot().then((refusal) => set({ refusal }));
     setTimeout(open, COME_AGAIN_MS);
   };
+}
+
+/** Browsers have few connections to a server, and would wait for one for ever. */
+const ASIDE =
+  'this browser has the page in too many tabs; this one goes on when you come back to it, click or press a key';
+
+/** Somebody comes to this tab. */
+function whenLookedAt(then: () => void): void {
+  const signs = ['visibilitychange', 'focus', 'pointerdown', 'keydown'];
+  const look = (): void => {
+    if (document.visibilityState === 'hidden') return;
+    for (const sign of signs) removeEventListener(sign, look, true);
+    then();
+  };
+  for (const sign of signs) addEventListener(sign, look, true);
 }
 
 /** What livedisk web says to who may not come in. */
