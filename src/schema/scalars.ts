@@ -12,6 +12,12 @@ export function wrongType(path: string, expected: string): BlockError {
   return invalid(`Invalid parameter type for '${path}', expected: ${expected}`);
 }
 
+/** As QEMU names values out of an enumeration or range, and alternates, in its messages; members of lists have no name. */
+export function lastName(path: string): string {
+  const part = path.slice(path.lastIndexOf('.') + 1);
+  return /^\d|\]$/.test(part) ? 'null' : part;
+}
+
 function builtin<T>(name: string, jsonType: string, parse: Type<T>['parse']): Type<T> {
   return { name, description: { kind: 'builtin', jsonType }, parse, fill: (value) => value };
 }
@@ -120,7 +126,7 @@ function unsigned(bits: 8 | 16 | 32): Type<number> {
   return builtin('int', 'int', (value, path, mode) => {
     const number = mode === 'qmp' ? uint64Of(value, path) : integerOfText(value, path, mode);
     if (typeof number === 'number' && number >= 0 && number < 2 ** bits) return number;
-    throw invalid(`Parameter '${path}' expects uint${bits}_t`);
+    throw invalid(`Parameter '${lastName(path)}' expects uint${bits}_t`);
   });
 }
 

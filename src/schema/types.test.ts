@@ -216,6 +216,10 @@ test('a uint32 is held to its range, on command lines too', () => {
   for (const u of [-1, 2 ** 32, 2n ** 63n, -(2n ** 63n)])
     refused(type, { u }, "Parameter 'u' expects uint32_t");
   for (const u of [1.5, '3', null, 2n ** 64n]) refused(type, { u }, "Parameter 'u' expects uint64");
+  const outer = struct('O', { inner: optional(type), list: optional(arrayOf(uint32)) });
+  refused(outer, { inner: { u: -1 } }, "Parameter 'u' expects uint32_t");
+  refused(outer, { inner: { u: '1' } }, "Parameter 'inner.u' expects uint64");
+  refused(outer, { list: [-1] }, "Parameter 'null' expects uint32_t");
   const keyval = { mode: 'keyval' as const };
   refused(type, { u: '-1' }, "Parameter 'u' expects uint32_t", keyval);
   refused(type, { u: '4294967296' }, "Parameter 'u' expects uint32_t", keyval);

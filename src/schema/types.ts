@@ -1,5 +1,5 @@
 import { BlockError } from '../base/error.js';
-import { invalid, scalarText, str, wrongType } from './scalars.js';
+import { invalid, lastName, scalarText, str, wrongType } from './scalars.js';
 
 export * from './scalars.js';
 
@@ -87,12 +87,6 @@ type FilledType<X> = X extends { readonly type: { fill(value: never): infer F } 
 export type FilledOf<M extends Members> = { [K in FilledKeys<M>]: FilledType<M[K]> } & {
   [K in Exclude<keyof M, FilledKeys<M>>]?: FilledType<M[K]>;
 };
-
-/** QEMU names enumeration values and alternates in its messages by their last part; members of lists have none. */
-function lastName(path: string): string {
-  const part = path.slice(path.lastIndexOf('.') + 1);
-  return /^\d|\]$/.test(part) ? 'null' : part;
-}
 
 /** `later` values are known and refused by name. `features`: of single values. */
 export function enumOf<const V extends string>(
