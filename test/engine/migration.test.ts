@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
+import { deferred } from '../../src/base/async.js';
 import { BlockError } from '../../src/base/error.js';
 import { SocketStream } from '../../src/wire/migration/byte-stream.js';
 import { MoveChannel } from '../../src/wire/migration/channel.js';
@@ -686,6 +687,44 @@ for (const winner of ['source', 'destination'] as const)
     assert.notEqual(await statusOf(lost), 'running');
     await assert.rejects(lost.guest('write -P 9 0 64k'));
   });
+
+test('a link that comes back and breaks while the machine is taken by hand takes nothing from it', async (t) => {
+  const { bed, relay } = await moveInDoubt(t, false);
+  const { source, destination } = bed;
+  const { word } = (await source.execute('x-move-release')) as { word: string };
+  const [begun, kept] = [deferred(), deferred()];
+  const { graph, moves } = destination.engine;
+  graph.keeper = {
+    describe: () => moves.destination.arrivesAs ?? '',
+    keep: async (described) => {
+      if (described === '') return;
+      begun.resolve();
+      await kept.promise;
+    },
+  };
+  const claiming = destination.execute('x-move-claim', { word });
+  await begun.promise;
+  // The source asks, and is cut off before it says its word once more.
+  const seen = destination.events.length;
+  relay.cutBefore({ towards: 'server', type: 11 });
+  relay.setDown(false);
+  while (!relay.isDown) await new Promise((resolve) => setTimeout(resolve, 5));
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  kept.resolve();
+  await claiming;
+  graph.keeper = undefined;
+  assert.deepEqual(
+    destination.events
+      .slice(seen)
+      .map(({ event }) => event)
+      .filter((name) => name !== 'X_MOVE'),
+    ['RESUME', 'MIGRATION'],
+  );
+  await destination.guest('write -P 9 0 64k');
+  relay.setDown(false);
+  await source.engine.moves.source.ended;
+  assert.deepEqual([await statusOf(source), await statusOf(destination)], ['postmigrate', 'running']);
+});
 
 test('by hand, the end that lives has the machine when the other one is dead', async (t) => {
   const { bed } = await moveInDoubt(t, false);

@@ -69,7 +69,7 @@ export class DestinationMove {
   readonly #idle = new Notifier();
   readonly #answered = new Notifier();
   #isClosed = false;
-  /** One after the other: by a word that comes, and by hand. */
+  /** One after the other: the machine is here, by a word that comes or by hand, or what has come of it is let go. */
   readonly #becoming = new AsyncMutex();
   /** What the machine will be once that is kept. */
   #arrivesAs: RunStatus | undefined;
@@ -158,12 +158,11 @@ export class DestinationMove {
     const { isOneWay } = channel.stream;
     let mayTell = !isOneWay;
     if (this.#channel === channel && session) {
-      // It would take the machine back, which a restart may find here, too, after a write that failed. It asks again.
-      if (session.isHeard) mayTell = false;
       // Its word will never be said.
       const isOver = error instanceof RefusedByPeer || isOneWay;
-      if (isOver && session.phase === 'taken') session.phase = 'released';
-      await this.#lose(session, reason);
+      await this.#becoming.run(() => this.#lose(session, reason, isOver));
+      // It would take the machine back, which a restart may find here, too, after a write that failed. It asks again.
+      if (session.isHeard || session.phase === 'owned') mayTell = false;
     }
     // Somebody who connects and says nothing has no part in this, and one who comes too late none in what goes on.
     else if (this.#channel || session?.phase === 'taken' || session?.phase === 'owned')
@@ -179,11 +178,7 @@ export class DestinationMove {
     const { body: hello } = await channel.expect(['hello']);
     if (hello.again === true) return this.#answerAgain(channel, hello);
     if (hello.rehearsal === true) return this.#rehearse(channel, hello);
-    const last = this.#session;
-    if (last?.phase === 'taken' && !this.#channel && last.id === hello.before) {
-      last.phase = 'released';
-      last.state.remove();
-    }
+    await this.#becoming.run(async () => this.#forget(hello.before));
     this.#assertFree();
     this.#checkIdentity(hello.machine);
     this.#session = {
@@ -198,6 +193,14 @@ export class DestinationMove {
     this.#error = undefined;
     this.#set('active');
     await this.#receive(channel, this.#session);
+  }
+
+  /** A move that is over for its source. */
+  #forget(id: string | undefined): void {
+    const last = this.#session;
+    if (last?.phase !== 'taken' || this.#channel || last.id !== id) return;
+    last.phase = 'released';
+    last.state.remove();
   }
 
   #newState(): ArrivingState {
@@ -290,9 +293,10 @@ export class DestinationMove {
     state.check();
   }
 
-  /** Something went wrong before the source's word came. */
-  async #lose(session: Session, reason: string): Promise<void> {
+  /** Something went wrong before the source's word came; `isOver`: it never will. */
+  async #lose(session: Session, reason: string, isOver: boolean): Promise<void> {
     if (session.phase === 'owned') return;
+    if (isOver && session.phase === 'taken') session.phase = 'released';
     // The images were the source's until now, and may be again; those that somebody here writes were ours all the time.
     if (session.phase !== 'taken') session.state.remove();
     if (this.#machine.parts.runState.status === 'inmigrate') await this.#machine.giveUp();
