@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -278,6 +278,26 @@ test(
     run(folder, 'qemu-img', 'check', '-q', 'disk.qcow2');
   },
 );
+
+test('a new process that may not have enough files says so, and the old one serves on', async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const folder = scratch(t);
+  const daemon = await startDaemon(t, folder);
+  const clients: SmallNbd[] = [];
+  for (let i = 0; i < 80; i++) clients.push(await SmallNbd.connect(join(folder, 'nbd.sock'), 'disk'));
+  const words = [process.execPath, PROGRAM, 'run', '-takeover', 'next.sock'];
+  const next = spawn('sh', ['-c', 'ulimit -n 60; exec "$@"', 'sh', ...words], { cwd: folder });
+  const ended = once(next, 'exit');
+  await once(next.stdout, 'data');
+  const taking = daemon.execute('x-takeover', { socket: 'next.sock' });
+  await assert.rejects(taking, /descriptors that were passed .* \(ulimit -n\)/);
+  await ended;
+  for (const client of clients) {
+    await client.write(0, Buffer.alloc(512, 1));
+    client.close();
+  }
+  await daemon.execute('quit');
+});
 
 test('a state that is kept goes on to be kept, by whoever serves, and nobody else has its folder', async (t) => {
   if (skipWithout(t, 'qemu-img')) return;

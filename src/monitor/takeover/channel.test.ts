@@ -46,3 +46,16 @@ test('messages that are sent at once arrive in order, each with its descriptors'
   await sent;
   for (const fd of fds) closeSync(fd);
 });
+
+test('what came while this process was stopped for longer than it would wait is no silence', async (t) => {
+  const { from, to } = await pair(t);
+  const receiving = to.receive(50);
+  const sent = from.send({ type: 'owned' });
+  // It is written before the event loop goes on.
+  for (let turn = 0; turn < 50; turn++) await Promise.resolve();
+  const endMs = Date.now() + 200;
+  while (Date.now() < endMs);
+  assert.deepEqual((await receiving)?.value, { type: 'owned' });
+  await sent;
+  await assert.rejects(to.receive(50), /did not answer within 50 ms/);
+});

@@ -96,7 +96,9 @@ export class TakeoverChannel {
       isLate = true;
       this.#news.notify();
     };
-    const timer = mostMs === undefined ? undefined : this.#clock.setTimer(mostMs, late);
+    // A process that was stopped itself hears its timer before what came meanwhile.
+    const look = (): void => void (timer = this.#clock.setTimer(RETRY_MS, late));
+    let timer = mostMs === undefined ? undefined : this.#clock.setTimer(mostMs, look);
     try {
       for (;;) {
         const message = this.#take();
@@ -123,8 +125,12 @@ export class TakeoverChannel {
     this.#bytes = [bytes.subarray(end)];
     this.#length -= end;
     const value = parseJson(bytes.toString('latin1', start, end));
-    if (!isJsonObject(value) || this.#fds.length < count)
-      throw new BlockError('corrupt', 'The other process speaks no such protocol');
+    if (!isJsonObject(value)) throw new BlockError('corrupt', 'The other process speaks no such protocol');
+    if (this.#fds.length < count)
+      throw new BlockError(
+        'invalid',
+        `Of ${count} descriptors that were passed ${this.#fds.length} have come: more files need to be allowed here (ulimit -n)`,
+      );
     return { value, fds: this.#fds.splice(0, count) };
   }
 
