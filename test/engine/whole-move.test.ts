@@ -3,6 +3,7 @@ import { test, type TestContext } from 'node:test';
 import { createImage } from '../../src/block/create.js';
 import type { MovePlan, WholeMoveInfo } from '../../src/schema/move.js';
 import type { JsonObject } from '../../src/schema/types.js';
+import { Relay } from '../kit/relay.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 import { statusOf, untilEvent } from './migration-bed.js';
 
@@ -177,6 +178,31 @@ test('a copy that fails ends the move: the guest goes on here', async (t) => {
   assert.ok(info.error !== undefined && info.error !== '');
   assert.deepEqual([await statusOf(source), await statusOf(destination)], ['running', 'inmigrate']);
   await source.guest('write -P 0x55 0 64k');
+});
+
+test('a move with bitmaps that was cut when all of it was there is done by the next try, and refused by no dry run', async (t) => {
+  const bed = await MoveBed.create(t);
+  const { source, destination } = bed;
+  await source.execute('block-dirty-bitmap-add', { node: 'A', name: 'kept', persistent: true });
+  await source.guest('write -P 0x22 1M 64k');
+  const [here, there] = [source.path('link'), destination.path('move')];
+  const relay = new Relay(source.engine.host, { type: 'unix', path: here }, { type: 'unix', path: there });
+  await relay.open();
+  t.after(() => relay.close());
+  relay.cutBefore({ towards: 'client', type: 10 });
+  const uri = `unix:${here}`;
+  await bed.move({ uri });
+  assert.equal((await bed.end()).stage, 'failed');
+  await untilEvent(destination, 'X_MOVE', ({ owner }) => owner === 'unknown');
+  relay.setDown(false);
+  await source.guest('write -P 0x33 3M 64k');
+  await bed.move({ uri, 'dry-run': true });
+  await bed.move({ uri });
+  assert.equal((await bed.end()).stage, 'completed');
+  assert.equal(await statusOf(destination), 'running');
+  await destination.guest('read -P 0x33 3M 64k');
+  const bitmap = destination.engine.graph.node('A').findBitmap('kept');
+  assert.deepEqual([bitmap?.dirtyBytes, bitmap?.busy, bitmap?.persistent], [2 * 65536, false, true]);
 });
 
 test('a destination that refuses the machine: the guest goes on here', async (t) => {

@@ -177,8 +177,8 @@ export class DestinationMove {
     if (!channel.stream.isOneWay) await channel.open();
     const { body: hello } = await channel.expect(['hello']);
     if (hello.again === true) return this.#answerAgain(channel, hello);
-    if (hello.rehearsal === true) return this.#rehearse(channel, hello);
     await this.#becoming.run(async () => this.#forget(hello.before));
+    if (hello.rehearsal === true) return this.#rehearse(channel, hello);
     this.#assertFree();
     this.#checkIdentity(hello.machine);
     this.#session = {
@@ -209,10 +209,10 @@ export class DestinationMove {
     return new ArrivingState(this.#machine.parts, mapping);
   }
 
-  /** Says whether a move from there would be taken. Nothing changes here, and nobody is told. */
-  async #rehearse(channel: MoveChannel, { machine, before }: MessageOf<'hello'>['body']): Promise<void> {
+  /** Says whether a move from there would be taken. Of this one nothing changes here, and nobody is told. */
+  async #rehearse(channel: MoveChannel, { machine }: MessageOf<'hello'>['body']): Promise<void> {
     try {
-      this.#assertFree(before);
+      this.#assertFree();
       this.#checkIdentity(machine);
       await channel.send('welcome', {});
       const state = this.#newState();
@@ -231,10 +231,10 @@ export class DestinationMove {
     }
   }
 
-  /** `before`: a move that is over for its source. Errors: busy. */
-  #assertFree(before?: string): void {
+  /** Errors: busy. */
+  #assertFree(): void {
     if (this.#channel) throw new BlockError('busy', 'Another source is sending a machine to here');
-    if (this.#session?.phase === 'taken' && this.#session.id !== before)
+    if (this.#session?.phase === 'taken')
       throw new BlockError('busy', 'Another machine has come to here, whose source has not let go of it yet');
     if (this.#session?.phase === 'owned') throw new BlockError('busy', 'Another machine has come to here');
   }
