@@ -83,7 +83,11 @@ function targetOf({ uri, channels }: Where): MoveTarget | undefined {
 }
 
 function targetAt(address: MigrationAddress): MoveTarget {
-  if ('exec' in address) return { kind: 'command', argv: address.exec.args };
+  if ('exec' in address) {
+    const { args } = address.exec;
+    if (!args[0]) throw new BlockError('invalid', "Parameter 'args' is missing a program");
+    return { kind: 'command', argv: args };
+  }
   if ('file' in address)
     return { kind: 'state-file', path: address.file.filename, offset: address.file.offset };
   const { socket } = address;

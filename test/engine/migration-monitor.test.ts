@@ -101,6 +101,12 @@ test('a machine moves as the human monitor says, and as channels of later QEMUs 
     /^'uri' and 'channels' arguments are mutually exclusive/,
   );
   assert.equal(await destination.refusal('migrate-incoming', {}), "Parameter 'uri' is missing");
+  const nothing = { channels: [{ 'channel-type': 'main', addr: { transport: 'exec', args: [] } }] };
+  for (const [bench, command] of [
+    [source, 'migrate'],
+    [destination, 'migrate-incoming'],
+  ] as const)
+    assert.equal(await bench.refusal(command, nothing), "Parameter 'args' is missing a program");
   await destination.execute('migrate-incoming', { channels });
   assert.equal(await hmp(destination, 'info migrate'), `${GLOBALS}socket address: [\n\tunix:${path}\n]\n`);
   assert.equal(

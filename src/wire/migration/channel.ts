@@ -135,7 +135,7 @@ export class MoveChannel {
 
   #whyEnded(): string {
     if (this.#reader.isSilent)
-      return 'The other end has closed the connection and said nothing: no livedisk is there';
+      return "The other end has closed the connection and said nothing: no livedisk is there, or one with other 'tls-creds'";
     return this.#reader.isBetween
       ? 'The other end has closed the connection'
       : 'The migration stream ends too early';
