@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 /** livedisk: the engine with all its drivers, for programs that embed it. */
 export { BlockError, type ErrorContext, type ErrorKind } from './base/error.js';
 export { allDrivers } from './drivers/index.js';

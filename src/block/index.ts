@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 /** livedisk/block: nodes, the graph and the I/O facade, for programs that embed the engine. */
 export { BlockBackend } from './backend.js';
 export type { BackendProperties, BackendUser } from './backend-user.js';

@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 export { expandAdc } from './adc.js';
 export { type AesParameters, aesCbc, aesCtr, aesEcb, aesXts } from './aes.js';
 export { mergeStripes } from './anti-forensic.js';

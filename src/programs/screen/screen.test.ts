@@ -7,7 +7,6 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { EngineBed, MiB } from '../../../test/engine/engine-bed.js';
 import { closed, livediskWords, PROJECT, scratch } from '../../../test/kit/program.js';
-import { MiB } from '../../base/limits.js';
 import { readAnswers } from '../../view/answers.js';
 import { buildView } from '../../view/build.js';
 import { bytesOfLayers } from '../../view/cluster-map.js';

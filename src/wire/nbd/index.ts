@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 /** livedisk/nbd: a server of disks, and a client. */
 export type { Host, SocketAddress } from '../../host/host.js';
 export { NbdClient } from './client.js';

@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 export { QmpClient, type QmpEvent } from './client.js';
 export { queryQmpSchema } from './introspect.js';
 export { formatJson, formatJsonPretty, type Writable } from './json-format.js';
