@@ -222,7 +222,13 @@ test("what stands on a job's arrow is told apart in a picture, where spaces are 
   const view = recordedView('livedisk-mirror');
   const jobs = view.jobs.map((job) => ({
     ...job,
-    ...{ stage: 'follow', rate: 2 * 1024 * 1024, dirtyRate: 1024, secondsLeft: 3, outlook: 'in-step' as const },
+    ...{
+      stage: 'follow',
+      rate: 2 * 1024 * 1024,
+      dirtyRate: 1024,
+      secondsLeft: 3,
+      outlook: 'in-step' as const,
+    },
   }));
   assert.match(
     drawSvg({ ...view, jobs }),
