@@ -8,7 +8,8 @@ import { layOut } from '../../src/view/layout.js';
 import { metricsText } from '../../src/view/metrics.js';
 import type { Image, View } from '../../src/view/model.js';
 import { Rates } from '../../src/view/rates.js';
-import { drawSvg } from '../../src/view/svg.js';
+import { markup } from '../../src/view/shape.js';
+import { drawPicture, drawSvg } from '../../src/view/svg.js';
 import { drawText } from '../../src/view/text.js';
 import { drawTop } from '../../src/view/top.js';
 import { printableJson, progressText } from '../../src/view/words.js';
@@ -231,7 +232,7 @@ test("what stands on a job's arrow is told apart in a picture, where spaces are 
     },
   }));
   assert.match(
-    drawSvg({ ...view, jobs }),
+    markup(drawPicture({ ...view, jobs }, { hasPace: true })),
     />follow, 2\.0 MiB\/s, guests change 1\.0 KiB\/s, 3\.0 s left, in step</,
   );
 });

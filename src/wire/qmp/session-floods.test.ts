@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { deferred } from '../../base/async.js';
 import { RealClock } from '../../host/real-clock.js';
 import { int, required, struct } from '../../schema/types.js';
 import { PairedSocket } from '../../../test/kit/socket-pair.js';
@@ -158,4 +159,65 @@ test('messages that do not end share the memory: the longest one is given up', a
   assert.equal(failed(), 2);
   say(small, '"arguments":{"bytes":1},"id":1}');
   await turnsUntil(small, '"id": 1}');
+});
+
+test('a flood out of band from one that does not read is not answered without end, and goes on when it reads', async () => {
+  const bed = newBed();
+  const [ours, theirs] = PairedSocket.pair();
+  const client: Client = { socket: ours, received: '', isClosed: false };
+  new QmpSession(bed.hub, theirs);
+  ours.start({
+    onData: (chunk) => void (client.received += chunk.toString('latin1')),
+    onClose: () => undefined,
+  });
+  say(client, '{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}');
+  await turnsUntil(client, '"return"');
+  ours.pause();
+  const messages = 100_000;
+  for (let i = 0; i < 100; i++) say(client, '{"exec-oob":"a"}'.repeat(messages / 100));
+  let mostBytes = 0;
+  for (let count = 0; count < 300; count++) {
+    await turn();
+    mostBytes = Math.max(mostBytes, theirs.queuedBytes);
+  }
+  assert(mostBytes < 2 * MiB, `${mostBytes} bytes of answers wait`);
+  ours.resume();
+  const answers = (): number => client.received.split('"error"').length - 1;
+  for (let count = 0; answers() < messages; count++) {
+    assert(count < 100_000, `${answers()} answers`);
+    for (let i = 0; i < 100; i++) await turn();
+  }
+  say(client, answer(10, 7));
+  await turnsUntil(client, '"id": 7}');
+});
+
+test('what comes out of band is done while a command waits, after the program was not passed on', async () => {
+  const bed = newBed();
+  const waiting = deferred();
+  let isEnded = false;
+  bed.hub.registry.register(command('wait', struct('wait', {})), () => waiting.promise.then(() => ({})));
+  const end = { ...command('end', struct('end', {})), outOfBand: true };
+  bed.hub.registry.register(end, () => {
+    isEnded = true;
+    waiting.resolve();
+    return {};
+  });
+  const [ours, theirs] = PairedSocket.pair();
+  const client: Client = { socket: ours, received: '', isClosed: false };
+  const session = new QmpSession(bed.hub, theirs);
+  ours.start({
+    onData: (chunk) => void (client.received += chunk.toString('latin1')),
+    onClose: () => undefined,
+  });
+  say(client, '{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}');
+  await turnsUntil(client, '"return"');
+  say(client, '{"execute":"wait","id":1}');
+  for (let count = 0; count < 5; count++) await turn();
+  session.freeze();
+  say(client, '{"exec-oob":"end","id":2}');
+  for (let count = 0; count < 5; count++) await turn();
+  assert.equal(isEnded, false);
+  session.thaw();
+  await turnsUntil(client, '"id": 1}');
+  assert.equal(isEnded, true);
 });

@@ -100,7 +100,10 @@ export class QmpSession implements Caller {
     socket.start({
       onData: (chunk) => this.#take(chunk),
       onClose: () => this.#close(),
-      onDrain: () => this.#drained.notify(),
+      onDrain: () => {
+        this.#drained.notify();
+        this.#lookAgain();
+      },
     });
     if (passed) this.#goOnWith(passed);
   }
@@ -136,7 +139,8 @@ export class QmpSession implements Caller {
   thaw(): void {
     this.#isFrozen = false;
     this.#thawed.notify();
-    if (!this.#isClosed && !this.#isWorking) this.#look(this.#unseen ?? Buffer.alloc(0));
+    // Also while a command waits: what is to end it may come out of band.
+    this.#lookAgain();
   }
 
   /** It goes over: it is a plain connection. */
@@ -248,10 +252,16 @@ export class QmpSession implements Caller {
     else this.#look(all);
   }
 
-  /** Looks at input until enough messages wait. */
+  /** Enough messages wait or run, or the client does not read what they are answered. */
+  get #isFull(): boolean {
+    const mostMessages = Math.max(this.#queue.length, this.#runningOutOfBand);
+    return mostMessages >= MAX_QUEUED_MESSAGES || this.unreadBytes > MAX_UNSENT_BYTES;
+  }
+
+  /** Looks at input until that is enough. */
   #look(input: Buffer): void {
     let at = 0;
-    while (at < input.length && this.#queue.length < MAX_QUEUED_MESSAGES && !this.#isClosed) {
+    while (at < input.length && !this.#isFull && !this.#isClosed) {
       const slice = input.subarray(at, at + SLICE_BYTES);
       at += slice.length;
       this.#stream.push(slice);
@@ -260,7 +270,11 @@ export class QmpSession implements Caller {
     if (this.#isClosed) return;
     // The chunk is the socket's: what is left of it is copied.
     this.#unseen = at < input.length ? Buffer.from(input.subarray(at)) : undefined;
-    this.#setPaused(this.#unseen !== undefined || this.#queue.length >= MAX_QUEUED_MESSAGES);
+    this.#setPaused(this.#unseen !== undefined || this.#isFull);
+  }
+
+  #lookAgain(): void {
+    if (this.#isPaused && !this.#isFrozen && !this.#isClosed) this.#look(this.#unseen ?? Buffer.alloc(0));
   }
 
   #setPaused(wanted: boolean): void {
@@ -277,7 +291,10 @@ export class QmpSession implements Caller {
     const whole = { value: message, descriptors, hasBegun: false };
     if (!this.#outOfBand || !isOutOfBand(message)) return this.#enqueue(whole);
     this.#runningOutOfBand++;
-    void this.#see(whole).finally(() => this.#runningOutOfBand--);
+    void this.#see(whole).finally(() => {
+      this.#runningOutOfBand--;
+      this.#lookAgain();
+    });
   }
 
   #see({ value, error, descriptors }: Message): Promise<void> {
