@@ -17,6 +17,8 @@ import { basename, dirname, join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { deferred } from '../../src/base/async.js';
 import { createImage } from '../../src/block/create.js';
+import { createRealHost } from '../../src/host/real.js';
+import { PointVerb } from '../../src/monitor/points/point-file.js';
 import type { CommandResult } from '../../src/schema/commands.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { EngineBed, MiB } from './engine-bed.js';
@@ -489,4 +491,26 @@ test('a guest that could not be thawed is thawed when the next point is made so'
   const asked = await guestAgent(t, path, [], undefined, true);
   assert.equal((await bed.engine.execute('x-point-create', { name: 'p3', quiesce: path })).quiesced, true);
   assert.equal(asked[1], 'guest-fsfreeze-thaw');
+});
+
+test('a guest that another froze stays so where a point of several disks was refused before its freeze', async (t) => {
+  const bed = new EngineBed(t);
+  for (const name of ['A', 'B']) await bed.image(name);
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('nbd') } } });
+  for (const name of ['A', 'B'])
+    await bed.execute('block-export-add', { type: 'nbd', id: name, 'node-name': name, writable: true });
+  await bed.execute('x-point-create', { name: 'p1' });
+  const path = bed.path('agent');
+  const verb = await PointVerb.begin(createRealHost(), bed.path('B.points'));
+  const asked = await guestAgent(t, path, []);
+  assert.match(
+    await bed.refusal('x-point-create', { name: 'p2', quiesce: path }),
+    /another program is making/,
+  );
+  await verb.end();
+  assert.deepEqual(asked, []);
+  const others = await guestAgent(t, path, [], undefined, true);
+  assert.match(await bed.refusal('x-point-create', { name: 'p2', quiesce: path }), /frozen already/);
+  assert.deepEqual(others, ['guest-fsfreeze-status']);
+  assert.deepEqual(await points(bed, 'A'), ['p1 usable A.qcow2']);
 });

@@ -37,14 +37,18 @@ export async function whileWrittenDown<T>(
     for (const verb of verbs.splice(0)) await verb.end();
   };
   try {
-    const intents = await writeDown(server, change, verbs);
+    const intents: Intent[] = [];
+    // Before that the files are nobody's, or another's.
+    let made: readonly NewImage[] = [];
     let answer: T;
     try {
+      await writeDown(server, change, verbs, intents);
+      made = change.images;
       answer = await body();
       for (const { file } of change.images) await makeDurable(server.host, file);
     } catch (error) {
       await end();
-      await takeBack(server, change.images, intents, error instanceof NotThawedError);
+      await takeBack(server, made, intents, error instanceof NotThawedError);
       throw error;
     }
     await settleNow(server, change.images, intents);
@@ -54,13 +58,13 @@ export async function whileWrittenDown<T>(
   }
 }
 
-/** All of them, before anything is done. */
+/** All of them, before anything is done; into `intents`, as each is. */
 async function writeDown(
   server: PointServer,
   { disks, images, pendingOf }: Change,
   verbs: PointVerb[],
-): Promise<Intent[]> {
-  const intents: Intent[] = [];
+  intents: Intent[],
+): Promise<void> {
   for (const [i, disk] of disks.entries()) {
     const image = images[i];
     if (!image) continue;
@@ -68,12 +72,11 @@ async function writeDown(
     const { path, sequence } = disk.settled.file;
     if (sequence > 0) verbs.push(await PointVerb.begin(server.host, path));
     await keep(server, disk, (content) => ({ ...content, pending }));
-    if (sequence === 0) verbs.push(await PointVerb.begin(server.host, path));
-    await signpost(server.host, disk.settled.file, posix.dirname(image.file));
     const { frozen: wasFrozen } = disk.settled.file.content;
     intents.push({ path, pending, wasActive: seenFrom(path, disk.top.path), wasFrozen });
+    if (sequence === 0) verbs.push(await PointVerb.begin(server.host, path));
+    await signpost(server.host, disk.settled.file, posix.dirname(image.file));
   }
-  return intents;
 }
 
 /**
