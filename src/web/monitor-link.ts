@@ -1,3 +1,4 @@
+import { Abandonable } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import type { Host, HostTimer, SocketAddress } from '../host/host.js';
 import { answerTo } from '../schema/answer.js';
@@ -47,6 +48,7 @@ export class MonitorLink {
   #client: QmpClient | undefined;
   #isClosed = false;
   #connecting: Promise<QmpClient> | undefined;
+  readonly #ends = new WeakMap<QmpClient, Abandonable>();
   #rates = new Rates();
   /** How jobs ended, and whether that is old. */
   #ended: readonly JobEnd[] = [];
@@ -112,12 +114,17 @@ export class MonitorLink {
 
   /** The monitor stays connected until `work` is over. Errors: those of connecting; closed when the server goes. */
   async hold<T>(work: (client: QmpClient) => Promise<T>): Promise<T> {
-    return this.#ask((client) => {
-      const gone = client.closed.then((): never => {
-        throw new BlockError('closed', `${this.name} is gone`);
-      });
-      return Promise.race([work(client), gone]);
-    });
+    return this.#ask((client) => this.#endOf(client).during(work(client)));
+  }
+
+  /** What holds of a client that lives long, and lets go of answers that have come. */
+  #endOf(client: QmpClient): Abandonable {
+    const known = this.#ends.get(client);
+    if (known) return known;
+    const end = new Abandonable();
+    this.#ends.set(client, end);
+    void client.closed.then(() => end.abandon(new BlockError('closed', `${this.name} is gone`)));
+    return end;
   }
 
   /**

@@ -71,13 +71,19 @@ class Watch {
   readonly #intervalMs: number;
   readonly #rates = new Rates();
   #nextMs: number | undefined;
-  readonly #stopped = deferred();
+  /** Ends what is waited for; each wait has its own, so that nothing of it is kept. */
+  #wake: () => void = () => undefined;
   isStopped = false;
+  #isGone = false;
 
   constructor(host: Host, client: QmpClient, intervalMs: number) {
     this.#host = host;
     this.#client = client;
     this.#intervalMs = intervalMs;
+    void client.closed.then(() => {
+      this.#isGone = true;
+      this.#wake();
+    });
   }
 
   /**
@@ -89,9 +95,9 @@ class Watch {
     await this.#pause((this.#nextMs ?? clock.nowMs()) - clock.nowMs());
     if (this.isStopped) return undefined;
     const silence = clock.setTimer(SILENT_MS, onSilent);
-    const view = await Promise.race([lookAt(this.#client), this.#stopped.promise]).finally(() =>
-      silence.cancel(),
-    );
+    const stopped = deferred<undefined>();
+    this.#wake = () => this.isStopped && stopped.resolve(undefined);
+    const view = await Promise.race([lookAt(this.#client), stopped.promise]).finally(() => silence.cancel());
     if (!view || this.isStopped) return undefined;
     const now = clock.nowMs();
     this.#nextMs = now + this.#intervalMs;
@@ -102,13 +108,14 @@ class Watch {
     if (ms <= 0) return;
     const over = deferred();
     const timer = this.#host.clock.setTimer(ms, () => over.resolve());
-    await Promise.race([over.promise, this.#stopped.promise, this.#client.closed]);
+    this.#wake = () => over.resolve();
+    if (!this.#isGone) await over.promise;
     timer.cancel();
   }
 
   stop(): void {
     this.isStopped = true;
-    this.#stopped.resolve();
+    this.#wake();
   }
 }
 

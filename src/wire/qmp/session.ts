@@ -253,7 +253,7 @@ export class QmpSession implements Caller {
   }
 
   /** Enough messages wait or run, or the client does not read what they are answered. */
-  get #isFull(): boolean {
+  #isFull(): boolean {
     const mostMessages = Math.max(this.#queue.length, this.#runningOutOfBand);
     return mostMessages >= MAX_QUEUED_MESSAGES || this.unreadBytes > MAX_UNSENT_BYTES;
   }
@@ -261,7 +261,7 @@ export class QmpSession implements Caller {
   /** Looks at input until that is enough. */
   #look(input: Buffer): void {
     let at = 0;
-    while (at < input.length && !this.#isFull && !this.#isClosed) {
+    while (at < input.length && !this.#isFull() && !this.#isClosed) {
       const slice = input.subarray(at, at + SLICE_BYTES);
       at += slice.length;
       this.#stream.push(slice);
@@ -270,7 +270,7 @@ export class QmpSession implements Caller {
     if (this.#isClosed) return;
     // The chunk is the socket's: what is left of it is copied.
     this.#unseen = at < input.length ? Buffer.from(input.subarray(at)) : undefined;
-    this.#setPaused(this.#unseen !== undefined || this.#isFull);
+    this.#setPaused(this.#unseen !== undefined || this.#isFull());
   }
 
   #lookAgain(): void {
