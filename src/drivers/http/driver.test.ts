@@ -15,7 +15,7 @@ import { FileServer } from '../../../test/kit/file-server.js';
 import { assertSameBytes, TestBed, withFolder } from '../../../test/kit/test-disk.js';
 import { allDrivers } from '../index.js';
 import { httpFilename } from './address.js';
-import { MAX_IN_FLIGHT, ReadAhead } from './read-ahead.js';
+import { MAX_IN_FLIGHT, MAX_PIECE_BYTES, ReadAhead } from './read-ahead.js';
 import { HttpSource } from './source.js';
 
 const SIZE = 700 * KiB + 300;
@@ -202,6 +202,29 @@ test('so many requests at a time, and no more', async () => {
   going.resolve();
   await Promise.all(reads);
   assert.equal(most, MAX_IN_FLIGHT);
+});
+
+test('a read that failed leaves its memory alone, also where more of it was on its way', async () => {
+  const going = deferred();
+  const ahead = new ReadAhead(
+    async (start, end, take) => {
+      if (start === 0) throw errnoError('EIO');
+      await going.promise;
+      take(Buffer.alloc(end - start, 0xbb));
+    },
+    2 * MAX_PIECE_BYTES,
+    0,
+  );
+  const target = Buffer.alloc(MAX_PIECE_BYTES + KiB);
+  const read = ahead.read(0, target).catch((error: unknown) => {
+    target.fill(0);
+    return error;
+  });
+  for (let turn = 0; turn < 10; turn++) await new Promise((resolve) => void setImmediate(resolve));
+  going.resolve();
+  assert.match(String(await read), /EIO|Input\/output/);
+  for (let turn = 0; turn < 10; turn++) await new Promise((resolve) => void setImmediate(resolve));
+  assert.ok(target.every((byte) => byte === 0));
 });
 
 test('what failed is asked for anew', async () => {

@@ -6,7 +6,7 @@ import { MiB } from '../../base/limits.js';
 export const MAX_IN_FLIGHT = 8;
 const MAX_KEPT = 8;
 /** Most that is asked for at once, besides what is read ahead. */
-const MAX_PIECE_BYTES = 4 * MiB;
+export const MAX_PIECE_BYTES = 4 * MiB;
 
 /** Hands over [start, end), piece by piece. */
 export type Fetch = (start: number, end: number, take: (chunk: Uint8Array) => void) => Promise<void>;
@@ -48,7 +48,9 @@ export class ReadAhead {
       parts.push(piece.until(until).then(() => target.set(piece.view(from, until), from - offset)));
       at = until;
     }
-    await Promise.all(parts);
+    // Also after one has failed: the memory is the caller's again, so nothing may come into it any more.
+    const ends = await Promise.allSettled(parts);
+    for (const end of ends) if (end.status === 'rejected') throw end.reason;
   }
 
   #pieceAt(offset: number): Piece | undefined {

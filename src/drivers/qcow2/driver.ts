@@ -157,10 +157,11 @@ class Qcow2Instance implements DriverInstance {
     return this.#image().context.header.version >= 3;
   }
 
-  /** Clusters that were made with the image are encrypted zeroes at most. */
+  /** Clusters that were made with the image are encrypted zeroes at most, and in a data file what that had before. */
   get readsZeroWhenNew(): boolean {
     const { context, tables } = this.#image();
-    return this.backing === undefined && (!context.encryption || tables.isAbsent(0));
+    const isFilled = context.encryption !== undefined || context.l2.hasDataFile;
+    return this.backing === undefined && (!isFilled || tables.isAbsent(0));
   }
 
   async flush(): Promise<void> {

@@ -53,9 +53,8 @@ async function usedBlocks(file: ChildIo, header: VdiHeader): Promise<number> {
   const { mapOffset, dataOffset, blocks } = header;
   if (dataOffset < mapOffset + blocks * 4)
     throw new BlockError('corrupt', 'VDI data lies over the block map', { errno: 'EIO' });
-  // What the file does not have was never used.
-  const inFile = Math.ceil(Math.max(0, file.lengthBytes - dataOffset) / BLOCK_BYTES);
-  let used = Math.min(header.allocatedBlocks, blocks, inFile);
+  // The header counts those, too, that a crash has left without an entry: there would be no room for the last blocks.
+  let used = 0;
   await eachUint32(file, mapOffset, blocks, true, (entry) => {
     if (entry < DISCARDED && entry < blocks && entry >= used) used = entry + 1;
   });

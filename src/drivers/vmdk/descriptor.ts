@@ -33,12 +33,12 @@ export function parseDescriptor(bytes: Buffer): Descriptor {
   const createType = /createType="([^"\n]*)"/.exec(text)?.[1];
   if (createType === undefined)
     throw new BlockError('invalid', 'invalid VMDK image descriptor', { errno: 'EINVAL' });
-  const cid = hexOf(text, /(?:^|\n)\s*CID=\s*([0-9a-f]*)/i);
+  const cid = hexOf(text, /^[ \t]*CID=[ \t]*([0-9a-f]*)/im);
   if (cid === undefined) throw new BlockError('invalid', 'Failed to read CID', { errno: 'EINVAL' });
   return {
     text,
     cid,
-    parentCid: hexOf(text, /parentCID=\s*([0-9a-f]*)/i) ?? NO_CID,
+    parentCid: hexOf(text, /parentCID=[ \t]*([0-9a-f]*)/i) ?? NO_CID,
     createType,
     parentName: latinToUtf8(/parentFileNameHint="([^"\n]*)"/.exec(text)?.[1]),
   };
@@ -88,7 +88,7 @@ export function hexCid(cid: number): string {
 
 /** The same text with another CID. */
 export function withCid(text: string, cid: number): string {
-  return text.replace(/((?:^|\n)\s*CID=\s*)[0-9a-f]*/i, `$1${hexCid(cid)}`);
+  return text.replace(/^([ \t]*CID=[ \t]*)[0-9a-f]*/im, `$1${hexCid(cid)}`);
 }
 
 export interface NewDescriptor {

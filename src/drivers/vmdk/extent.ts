@@ -45,7 +45,8 @@ export async function readSparseHeader(file: ChildIo): Promise<SparseHeader> {
   if (hasMagic(bytes, ESX_MAGIC)) return parseEsxHeader(bytes);
   if (!hasMagic(bytes, MAGIC))
     throw new BlockError('invalid', 'Image not in VMDK format', { errno: 'EINVAL' });
-  const header = parseSparseHeader(isDirectoryAtEnd(bytes) ? await readFooter(file) : bytes);
+  const hasFooter = isDirectoryAtEnd(bytes);
+  const header = { ...parseSparseHeader(hasFooter ? await readFooter(file) : bytes), hasFooter };
   const least = header.grainSector * SECTOR_BYTES;
   if (file.lengthBytes < least)
     throw new BlockError('corrupt', `File truncated, expecting at least ${least} bytes`, { errno: 'EINVAL' });

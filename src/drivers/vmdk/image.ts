@@ -80,6 +80,9 @@ export async function loadVmdk(
   const descriptor = place
     ? parseDescriptor(await readBytes(file, place.offset, place.maxBytes))
     : NO_DESCRIPTOR;
+  // New grains would lie behind the footer, and nobody would find it any more.
+  if (header.hasFooter && mayWrite)
+    throw new BlockError('unsupported', 'VMDK with a footer must be read only', { errno: 'EINVAL' });
   // Others than streams may be of version 3, which is not documented for writing.
   if (header.version === 3 && mayWrite && descriptor.createType !== 'streamOptimized')
     throw new BlockError('unsupported', 'VMDK version 3 must be read only', { errno: 'EINVAL' });

@@ -11,6 +11,8 @@ export const TABLE_ENTRIES = 512;
 /** The directory is at the end of the file: a copy of the header there says where. */
 const DIRECTORY_AT_END = 2 ** 64 - 1;
 const MAX_GRAIN_SECTORS = 0x200000;
+/** 64 MiB: all of a grain is in memory while one sector of it is read. */
+const MAX_COMPRESSED_GRAIN_SECTORS = 0x20000;
 /** QEMU's. */
 const MAX_DIRECTORY_BYTES = 512 * 2 ** 20;
 
@@ -36,6 +38,8 @@ export interface SparseHeader {
   readonly hasZeroGrains: boolean;
   readonly isCompressed: boolean;
   readonly hasMarkers: boolean;
+  /** Its directory is at the end of the file, before a footer that says where. */
+  readonly hasFooter: boolean;
 }
 
 export function hasMagic(bytes: Buffer, magic: string): boolean {
@@ -63,7 +67,10 @@ export function parseSparseHeader(bytes: Buffer): SparseHeader {
     hasZeroGrains: has(HeaderFlag.zeroGrain),
     isCompressed: bytes.readUInt16LE(77) === 1,
     hasMarkers: has(HeaderFlag.markers),
+    hasFooter: false,
   };
+  if (header.isCompressed && header.grainSectors > MAX_COMPRESSED_GRAIN_SECTORS)
+    throw new BlockError('limit', 'Invalid granularity, image may be corrupt', { errno: 'EFBIG' });
   if (header.tableEntries > TABLE_ENTRIES)
     throw new BlockError('limit', 'L2 table size too big', { errno: 'EINVAL' });
   checkShape(header);
@@ -92,6 +99,7 @@ export function parseEsxHeader(bytes: Buffer): SparseHeader {
     hasZeroGrains: false,
     isCompressed: false,
     hasMarkers: false,
+    hasFooter: false,
   };
   checkShape(header);
   return header;

@@ -422,6 +422,11 @@ test('whatever hinders verify is trouble: status 1 is its answer', () =>
     ];
     for (const words of [...lines, [image], ['-f', 'qcow2', image]])
       assert.equal((await img('verify', ...words)).code, 2, words.join(' '));
+    assert.equal(
+      (await img('-T', 'x', 'verify', join(folder, 'missing'))).code,
+      2,
+      'behind a general option',
+    );
   }));
 
 test('a manifest that is broken anywhere is refused, whatever is wrong with it', () =>

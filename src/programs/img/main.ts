@@ -99,7 +99,17 @@ export async function imgMain(
       await tool.closeAll();
     }
   } catch (error) {
-    return tellFailure(out, error, FAILURES.get(args[0] ?? ''));
+    return tellFailure(out, error, FAILURES.get(commandOf(args)));
+  }
+}
+
+/** What is to be done, by name; empty where that is not to be found out. */
+function commandOf(args: readonly string[]): string {
+  try {
+    const traced = takeTraces(args);
+    return 'rest' in traced ? (traced.rest[0] ?? '') : '';
+  } catch {
+    return '';
   }
 }
 

@@ -383,6 +383,8 @@ export class Allocator {
     return this.#runsWhere(start, count, (references, cluster) => {
       if (references !== 1) return false;
       this.#checkUnused(cluster);
+      // It is about to be free: compressed data that comes meanwhile goes elsewhere.
+      this.#packed.freed(cluster);
       return true;
     });
   }
