@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import { parseEndpoint } from '../../src/attach/endpoint.js';
 import type { JsonObject } from '../../src/schema/types.js';
+import { encodeVringState } from '../../src/wire/vhost-user/codec.js';
 import { Feature, Request } from '../../src/wire/vhost-user/constants.js';
 import { VhostFrontEnd } from '../kit/vhost-front-end.js';
 import { DISK_BYTES, EngineBed } from './engine-bed.js';
@@ -82,6 +83,34 @@ test('what its guest does over vhost-user is the I/O of the device, until that i
   const deleted = await bed.event('DEVICE_DELETED', 'virtio0');
   assert.equal(deleted['path'], '/machine/peripheral/virtio0');
 });
+
+for (const wantsInflight of [false, true])
+  test(`a write that stopped the guest waits for cont, its queue ${wantsInflight ? 'does not' : 'too'}`, async (t) => {
+    const bed = new EngineBed(t);
+    await bed.engine.addNode({
+      driver: 'blkdebug',
+      'node-name': 'A',
+      image: { driver: 'null-co', size: DISK_BYTES },
+      'inject-error': [{ event: 'none', iotype: 'write', errno: 28, once: true }],
+    });
+    const path = bed.path('disk.vhost');
+    const endpoint = { type: 'unix', path, protocol: 'vhost-user' } as const;
+    await bed.engine.addDevice('A', { id: 'virtio0', writeErrors: 'stop', endpoint });
+    const guest = await VhostFrontEnd.start({ host: bed.engine.host, path, wantsInflight });
+    t.after(() => guest.close());
+    const begun = guest.begin(1, 0, { out: [guest.allocate(512)] });
+    const { runState } = bed.engine;
+    while (runState.isRunning) await runState.change();
+    let isStopped = false;
+    const stopped = guest.ask(Request.getVringBase, encodeVringState(0, 0)).then(() => (isStopped = true));
+    if (wantsInflight) await stopped;
+    else await bed.engine.host.clock.sleep(50);
+    assert.deepEqual([isStopped, guest.bytes(begun.status)[0]], [wantsInflight, 0xff]);
+    await bed.execute('cont');
+    await stopped;
+    if (wantsInflight) guest.startQueue(0, guest.queue(0).driver, 1);
+    assert.equal((await guest.end(begun)).status, OK);
+  });
 
 test('a device of a node that may only be read says so over vhost-user', async (t) => {
   const { guest } = await bedWith(t, {}, { 'read-only': true });

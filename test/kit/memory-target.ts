@@ -1,4 +1,5 @@
 import { deferred, type Deferred } from '../../src/base/async.js';
+import type { CancelSignal } from '../../src/base/cancel-signal.js';
 import { BlockError } from '../../src/base/error.js';
 import type { IoRequest } from '../../src/base/io-request.js';
 import type { BlockTarget } from '../../src/wire/vhost-user/target.js';
@@ -11,7 +12,10 @@ export class MemoryTarget implements BlockTarget {
   /** In the order in which they began. */
   readonly began: string[] = [];
   fails = false;
+  /** Of the request that began last. */
+  signal: CancelSignal | undefined;
   #held: Deferred<void> | undefined;
+  readonly #stopped = deferred();
 
   constructor(lengthBytes: number) {
     this.content = Buffer.alloc(lengthBytes);
@@ -30,6 +34,15 @@ export class MemoryTarget implements BlockTarget {
     this.#held = undefined;
   }
 
+  /** As a failure does: what waits goes on later only. */
+  stopGuest(): void {
+    this.#stopped.resolve();
+  }
+
+  whenHeld(signal: CancelSignal): Promise<void> {
+    return signal.during(this.#stopped.promise);
+  }
+
   tryRun(request: IoRequest): boolean {
     if (this.#held || this.fails) return false;
     this.#do(request);
@@ -37,6 +50,7 @@ export class MemoryTarget implements BlockTarget {
   }
 
   async run(request: IoRequest): Promise<void> {
+    this.signal = request.signal;
     this.began.push(`${request.kind} ${request.offset}`);
     await this.#held?.promise;
     if (this.fails) throw new BlockError('io', 'it fails', { errno: 'EIO' });

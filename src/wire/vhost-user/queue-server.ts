@@ -1,5 +1,5 @@
 import { assert } from '../../base/assert.js';
-import { BlockError, errnoOf } from '../../base/error.js';
+import { BlockError } from '../../base/error.js';
 import { CancelSignal } from '../../base/cancel-signal.js';
 import { Notifier } from '../../base/async.js';
 import type { IoRequest, RequestPool } from '../../base/io-request.js';
@@ -172,8 +172,9 @@ export class QueueServer {
   }
 
   /**
-   * Takes nothing more; resolves when all that was taken is answered. What waits for a guest that a failure has stopped is
-   * given up, where it is kept in mind, and is taken again when the queue starts: the guest's processors stop only then.
+   * Takes nothing more; resolves when all that was taken is answered. What waits for a guest that a failure has stopped, or
+   * fails meanwhile, is given up, where it is kept in mind, and is taken again when the queue starts: the guest's
+   * processors stop only then.
    */
   async stop(): Promise<void> {
     this.#isStarted = false;
@@ -359,7 +360,7 @@ export class QueueServer {
     load.less.notify();
   }
 
-  /** Answers the status; undefined: it was given up. */
+  /** Answers the status; undefined: it was given up, or its peer is gone. */
   async #ask(io: IoRequest, isChange: boolean): Promise<number | undefined> {
     const { disk, pool } = this.#owner;
     const signal = this.#signal;
@@ -371,7 +372,8 @@ export class QueueServer {
       return BlockStatus.ok;
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
-      return signal.isCancelled && errnoOf(error) === 'ECANCELED' ? undefined : BlockStatus.ioError;
+      // Whatever it failed with: it has not gone by the policy for errors, and does when it is asked for again.
+      return signal.isCancelled ? undefined : BlockStatus.ioError;
     } finally {
       pool.give(io);
     }

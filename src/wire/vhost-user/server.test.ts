@@ -260,6 +260,31 @@ for (const [form, features] of FORMS) {
     assert.equal(bed.target.content[0], 3);
   });
 
+  test(`what fails in a ${form} queue that stops for a failure is kept, and begins again with the queue`, async (t) => {
+    const bed = await bedFor(t);
+    const guest = await bed.start({ wantsInflight: true, features });
+    const { fd, description } = defined(guest.inflight, 'memory for requests');
+    const memory = sharing.map(fd, 0, description.lengthBytes);
+    t.after(() => memory.unmap());
+    bed.target.hold();
+    const begun = guest.begin(4, 0);
+    await until(() => bed.target.began.length === 1);
+    bed.target.stopGuest();
+    const base = guest.ask(Request.getVringBase, encodeVringState(0, 0));
+    await until(() => bed.target.signal?.isCancelled === true);
+    bed.target.fails = true;
+    bed.target.release();
+    const stands = (await base).readUInt32LE(4);
+    guest.collect();
+    assert.equal(guest.bytes(begun.status)[0], 0xff, 'no guest that is stopped hears of it');
+    assert.equal(marked(form, memory), 1);
+    bed.target.fails = false;
+    guest.startQueue(0, guest.queue(0).driver, stands);
+    assert.equal((await guest.end(begun)).status, 0);
+    assert.equal(bed.target.flushes, 1);
+    assert.equal(marked(form, memory), 0);
+  });
+
   test(`of a ${form} queue who comes back repeats what was under way, after what its predecessor had begun`, async (t) => {
     const bed = await bedFor(t);
     const first = await bed.start({ wantsInflight: true, features });
