@@ -1,4 +1,5 @@
 import { BlockError } from '../../base/error.js';
+import { MAX_VIEW_BYTES } from '../../base/limits.js';
 import {
   BackendRequest,
   HEADER_BYTES,
@@ -204,10 +205,14 @@ function decodeRegion(payload: Buffer, at: number): MemoryRegion {
   throw broken('a region of memory wraps around, or has no bytes');
 }
 
-/** Of SET_LOG_BASE: a stretch of the file that came along. */
+/**
+ * Of SET_LOG_BASE: a stretch of the file that came along, in one view: of 32 TiB of memory. Errors: those of broken().
+ */
 export function decodeLog(message: Message): { lengthBytes: number; fileOffset: number } {
   expectLength(message, 16);
-  return { lengthBytes: readAddress(message.payload, 0), fileOffset: readAddress(message.payload, 8) };
+  const lengthBytes = readAddress(message.payload, 0);
+  if (lengthBytes > MAX_VIEW_BYTES) throw broken(`a log of ${lengthBytes} bytes`);
+  return { lengthBytes, fileOffset: readAddress(message.payload, 8) };
 }
 
 export function encodeLog(lengthBytes: number, fileOffset: number): Buffer {

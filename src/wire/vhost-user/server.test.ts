@@ -16,7 +16,7 @@ import { defined } from '../../base/assert.js';
 import type { SharedMemory } from '../../host/sharing.js';
 import { createRealHost } from '../../host/real.js';
 import { LostChanges } from '../nbd/lost-changes.js';
-import { encodeInflight, encodeUint64, encodeVringState } from './codec.js';
+import { encodeInflight, encodeLog, encodeUint64, encodeVringState } from './codec.js';
 import { Feature, Request } from './constants.js';
 import { InflightQueue } from './inflight.js';
 import { PackedInflight } from './packed-inflight.js';
@@ -162,6 +162,16 @@ const WRONG: ReadonlyArray<readonly [string, (guest: VhostFrontEnd, folder: stri
       sharing.close(fd);
     },
     /no eventfd/,
+  ],
+  [
+    'a log that is larger than a view',
+    (guest) => {
+      const lengthBytes = 1024 * MiB + 4096;
+      const fd = sharing.create('log', lengthBytes);
+      guest.send(Request.setLogBase, encodeLog(lengthBytes, 0), [fd]);
+      sharing.close(fd);
+    },
+    /a log of 1073745920 bytes/,
   ],
   ['a queue without memory', (guest) => sendWithEvent(guest, Request.setVringKick), /without memory/],
   ['a queue to be polled', (guest) => guest.send(Request.setVringKick, encodeUint64(0x100n)), /polled/],
