@@ -15,6 +15,9 @@ const MAP_NORESERVE = 0x4000;
 const MFD_CLOEXEC = 1;
 const MFD_ALLOW_SEALING = 2;
 const F_ADD_SEALS = 1033;
+const F_GETFL = 3;
+const F_SETFL = 4;
+const O_NONBLOCK = 0o4000;
 const Seal = { seal: 1, shrink: 2, grow: 4 } as const;
 /** Count of an eventfd that is added to it: one. */
 const ONE = Buffer.from('0100000000000000', 'hex');
@@ -128,10 +131,13 @@ export class RealSharing implements HostSharing {
 
   openEvent(fd: number): HostEvent {
     checkEvent(fd);
-    const { write } = this.#lib();
+    const { write, fcntl } = this.#lib();
+    // Its flags are everybody's who has it; QEMU's back-ends set this one, too.
+    const isSet = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL, 0) | O_NONBLOCK) === 0;
+    assert(isSet, 'an eventfd takes its flags');
     return {
       fd,
-      // A count that cannot go up any more is seen as well.
+      // A count that cannot go up any more is seen as well, and is not waited for.
       signal: () => void write(fd, ONE, ONE.length),
       close: () => fs.closeSync(fd),
     };

@@ -9,7 +9,7 @@ export interface HostSharing {
   create(name: string, lengthBytes: number): number;
   /** Takes over an eventfd(2) that others count up: tells when they have. Errors: invalid, when it is none. */
   watch(fd: number, onEvent: () => void): HostWatch;
-  /** Takes over an eventfd(2) that others wait for. Errors: invalid, when it is none. */
+  /** Takes over an eventfd(2) that others wait for; it keeps nobody waiting from here on. Errors: invalid, when it is none. */
   openEvent(fd: number): HostEvent;
   close(fd: number): void;
 }

@@ -29,9 +29,9 @@ const eventfd = libc.func('int eventfd(unsigned int count, int flags)') as (
 ) => number;
 export const dup = libc.func('int dup(int fd)') as (fd: number) => number;
 
-/** eventfd(2), not waiting. */
-export function newEvent(): number {
-  return eventfd(0, 0o4000);
+/** eventfd(2). `blocks`: who reads it, or writes to it, may have to wait. */
+export function newEvent({ blocks = false } = {}): number {
+  return eventfd(0, blocks ? 0 : 0o4000);
 }
 
 export interface FrontEndProperties {
