@@ -14,6 +14,8 @@ export class DeviceTarget implements NbdTarget, BlockTarget {
   readonly #runState: RunState;
   readonly #onIoError: (event: IoErrorEvent) => void;
   #isEnded = false;
+  /** Requests that have failed, and are tried again when the guest goes on. */
+  #failed = 0;
 
   constructor(
     device: GuestDevice,
@@ -68,7 +70,7 @@ export class DeviceTarget implements NbdTarget, BlockTarget {
   async run(request: IoRequest): Promise<void> {
     const { generation, signal } = request;
     for (;;) {
-      if (!this.#serves()) await this.#runState.serving(() => this.#isEnded || this.#serves(), signal);
+      if (!this.#serves()) await this.#runState.until(() => this.#isEnded || this.#serves(), signal);
       if (this.#isEnded) throw new BlockError('closed', 'The device is closed');
       request.assertIs(generation);
       request.signal = signal;
@@ -83,13 +85,25 @@ export class DeviceTarget implements NbdTarget, BlockTarget {
         // The buffer may hold what another request read.
         if (action === 'ignore')
           return request.kind === 'read' ? request.fillZero(0, request.lengthBytes) : undefined;
+        await this.#untilGuestRuns(signal);
       }
     }
   }
 
-  /** Resolves when a failure has stopped the guest: what it has asked for waits for it to go on. */
+  /** Also where a guest that does not run is served: there it would fail again, and again. */
+  async #untilGuestRuns(signal: CancelSignal | undefined): Promise<void> {
+    this.#failed++;
+    this.#runState.wake();
+    try {
+      await this.#runState.until(() => this.#isEnded || this.#runState.isRunning, signal);
+    } finally {
+      this.#failed--;
+    }
+  }
+
+  /** Resolves when a failure keeps what the guest has asked for waiting until it goes on. */
   whenHeld(signal: CancelSignal): Promise<void> {
-    return this.#runState.failed(signal);
+    return this.#runState.until(() => this.#failed > 0 || this.#runState.status === 'io-error', signal);
   }
 
   status(offset: number, lengthBytes: number): Promise<BlockStatus> {

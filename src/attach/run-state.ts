@@ -163,14 +163,9 @@ export class RunState {
     if (this.isRunning) this.#emit('RESUME');
   }
 
-  /** Resolves when the guest is served, or `orElse` holds when wake() was called. */
-  async serving(orElse: () => boolean, signal?: CancelSignal): Promise<void> {
-    await this.#changed.until(() => this.isServing || orElse(), signal);
-  }
-
-  /** Resolves when an I/O error has stopped the guest. Errors: ECANCELED. */
-  async failed(signal: CancelSignal): Promise<void> {
-    await this.#changed.until(() => this.#status === 'io-error', signal);
+  /** Resolves when `condition` holds, looked at again when the status is another one or wake() was called. Errors: ECANCELED. */
+  async until(condition: () => boolean, signal?: CancelSignal): Promise<void> {
+    await this.#changed.until(condition, signal);
   }
 
   /** Resolves when the status is another one, or wake() was called. */

@@ -84,9 +84,15 @@ test('what its guest does over vhost-user is the I/O of the device, until that i
   assert.equal(deleted['path'], '/machine/peripheral/virtio0');
 });
 
-for (const wantsInflight of [false, true])
-  test(`a write that stopped the guest waits for cont, its queue ${wantsInflight ? 'does not' : 'too'}`, async (t) => {
-    const bed = new EngineBed(t);
+for (const [isRunning, wantsInflight] of [
+  [true, false],
+  [true, true],
+  [false, true],
+] as const)
+  test(`a write that fails, and whose guest ${isRunning ? 'ran' : 'did not run'}, waits for cont, its queue ${wantsInflight ? 'does not' : 'too'}`, async (t) => {
+    const bed = new EngineBed(t, { startStopped: !isRunning });
+    const { runState } = bed.engine;
+    runState.servesStopped = true;
     await bed.engine.addNode({
       driver: 'blkdebug',
       'node-name': 'A',
@@ -99,8 +105,8 @@ for (const wantsInflight of [false, true])
     const guest = await VhostFrontEnd.start({ host: bed.engine.host, path, wantsInflight });
     t.after(() => guest.close());
     const begun = guest.begin(1, 0, { out: [guest.allocate(512)] });
-    const { runState } = bed.engine;
-    while (runState.isRunning) await runState.change();
+    await bed.event('BLOCK_IO_ERROR', '');
+    assert.equal(runState.status, isRunning ? 'io-error' : 'prelaunch');
     let isStopped = false;
     const stopped = guest.ask(Request.getVringBase, encodeVringState(0, 0)).then(() => (isStopped = true));
     if (wantsInflight) await stopped;

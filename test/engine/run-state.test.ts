@@ -142,6 +142,40 @@ test('werror=enospc stops the guest, and cont tries the request again', async (t
   await guest.close();
 });
 
+test('what fails while the guest does not run is tried again when it does, and not before', async (t) => {
+  const bed = new EngineBed(t, { startStopped: true });
+  const { runState } = bed.engine;
+  runState.servesStopped = true;
+  const path = bed.path('disk.sock');
+  const once = { event: 'none', iotype: 'write', errno: 28, once: true };
+  await bed.engine.addNode({
+    driver: 'blkdebug',
+    'node-name': 'A',
+    image: { driver: 'null-co', size: DISK_BYTES },
+    'inject-error': [once, once, once],
+  });
+  await bed.device('A', { endpoint: path });
+  const guest = await connect(bed, path, 'virtio0');
+  const failures = (): number => bed.events.filter(({ event }) => event === 'BLOCK_IO_ERROR').length;
+  let isWritten = false;
+  const write = guest.write(0, Buffer.alloc(512), 0).then(() => (isWritten = true));
+  while (failures() === 0) await bed.engine.host.clock.sleep(5);
+  await bed.engine.host.clock.sleep(50);
+  assert.deepEqual([failures(), runState.status, isWritten], [1, 'prelaunch', false]);
+  for (const count of [2, 3]) {
+    await bed.execute('cont');
+    while (runState.isRunning) await runState.change();
+    assert.deepEqual([failures(), runState.status], [count, 'io-error']);
+  }
+  // A machine that begins anew is served; the request waits for its guest all the same.
+  runState.reset();
+  await bed.engine.host.clock.sleep(50);
+  assert.deepEqual([runState.status, isWritten], ['prelaunch', false]);
+  await bed.execute('cont');
+  await write;
+  await guest.close();
+});
+
 test('quit answers when all jobs are over; they come to rest first, once more where a guest ran', async (t) => {
   for (const isRunning of [true, false]) {
     const bed = new EngineBed(t, { host: withHeldClock(PATIENT_MS) });
