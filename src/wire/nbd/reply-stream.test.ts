@@ -104,3 +104,23 @@ test('a peer that always has something to take does not make the buffers pile up
   }
   assert.ok(pool.mostOut <= 12, `${pool.mostOut} buffers`);
 });
+
+test('a stream whose socket is gone takes as many replies as there are, though the socket still tells of queued ones', () => {
+  const socket = new SlowSocket();
+  const pool = new CountingPool((bytes) => Buffer.alloc(bytes));
+  const stream = new ReplyStream(socket, pool);
+  const reply = (lengthBytes: number): void => {
+    const at = stream.reserve(lengthBytes);
+    stream.buffer.fill(1, at, at + lengthBytes);
+    stream.commit(lengthBytes);
+  };
+  reply(REPLY_BUFFER_BYTES - 16);
+  stream.flush();
+  stream.close();
+  const { queuedBytes } = socket;
+  for (let i = 0; i < 3; i++) for (const lengthBytes of [512, REPLY_BUFFER_BYTES, 16]) reply(lengthBytes);
+  stream.flush();
+  stream.drained();
+  assert.equal(socket.queuedBytes, queuedBytes, 'nothing more is sent');
+  assert.deepEqual([pool.takenBytes, pool.mostOut], [0, 1]);
+});

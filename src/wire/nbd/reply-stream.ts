@@ -44,11 +44,17 @@ export class ReplyStream {
 
   reserve(lengthBytes: number): number {
     assert(lengthBytes <= REPLY_BUFFER_BYTES, () => `reply of ${lengthBytes} bytes`);
-    if (this.#used + lengthBytes > this.buffer.length) {
+    if (this.#used + lengthBytes > this.buffer.length) this.#makeRoom(lengthBytes);
+    return this.#used;
+  }
+
+  #makeRoom(lengthBytes: number): void {
+    // A socket that is gone may tell of queued bytes for a while; nobody gets them.
+    if (this.#isClosed) this.#sent = this.#used = 0;
+    else {
       this.flush();
       if (this.#used + lengthBytes > this.buffer.length) this.#renew();
     }
-    return this.#used;
   }
 
   commit(lengthBytes: number): void {
