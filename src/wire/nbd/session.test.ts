@@ -533,3 +533,19 @@ test('what was answered in one piece with what broke the connection may be gone,
     await listener.close();
   });
 });
+
+test(
+  'bytes of a file that were not sent do not replace what is lost',
+  onServer(async ({ simulation, host, target, open }) => {
+    const session = await open();
+    await session.write(4096, Buffer.alloc(4096, 1), 0);
+    simulation.cutConnections();
+    target.bytes.fill(0);
+    await host.clock.sleep(SECOND_MS);
+    await errorOf(session.flush());
+    assert.equal(await session.writeFile(4096, { file: {}, position: 0 }, 4096, 0), false);
+    assert.equal((await errorOf(session.read(4096, Buffer.alloc(512)))).errno, 'EIO');
+    assert.match((await errorOf(session.flush())).message, /4096 bytes/);
+    await session.close();
+  }),
+);

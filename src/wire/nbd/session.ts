@@ -139,7 +139,8 @@ export class NbdSession {
     const change = { offset, lengthBytes };
     return this.#run(change, async (client) => {
       const isDone = await client.writeFile(offset, place, lengthBytes, flags);
-      this.#answered(client, change, flags);
+      // Else the caller writes all of it anew: what is lost stays so until then.
+      if (isDone) this.#answered(client, change, flags);
       return isDone;
     });
   }
