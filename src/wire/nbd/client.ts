@@ -44,7 +44,7 @@ export interface NbdClientOptions {
   handshakeTimeoutMs?: number;
   /** Of reads, writes and status; five times that of flushes, trims and zeroes. */
   requestTimeoutMs?: number;
-  /** The connection is lost, or was abandoned: called once, before its requests fail. */
+  /** The connection, once it was made, is lost, or was abandoned: called once, before its requests fail. */
   onLost?: () => void;
 }
 
@@ -94,7 +94,7 @@ export class NbdClient {
   #failure: BlockError | undefined;
   #isClosing = false;
   #isClosed = false;
-  readonly #onLost: (() => void) | undefined;
+  #onLost: (() => void) | undefined;
   readonly #gone = deferred();
 
   private constructor(options: NbdClientOptions, socket: HostSocket, info: NbdExportInfo) {
@@ -103,7 +103,6 @@ export class NbdClient {
     this.#socket = socket;
     this.info = info;
     this.#requestTimeoutMs = options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS;
-    this.#onLost = options.onLost;
     this.#stream = new ReplyStream(socket, new BufferPool((lengthBytes) => host.files.buffer(lengthBytes)));
     this.#parser = new ReplyParser({
       style: info.style,
@@ -113,7 +112,7 @@ export class NbdClient {
     });
   }
 
-  /** Errors: those of the host's connect and of ClientHandshake.run; kind timeout. */
+  /** Errors: those of the host's connect and of ClientHandshake.run; kind timeout; kind corrupt. */
   static async connect(options: NbdClientOptions): Promise<NbdClient> {
     const { host, address } = options;
     const timeoutMs = options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
@@ -132,6 +131,9 @@ export class NbdClient {
       });
       connection.reader.check();
       client.#receive(connection.reader.rest());
+      // What came with the end of the handshake may have broken the protocol: then there was no connection to lose.
+      if (client.#failure) throw client.#failure;
+      client.#onLost = options.onLost;
       return client;
     });
   }

@@ -549,3 +549,63 @@ test(
     await session.close();
   }),
 );
+
+/** A server that sends garbage in one piece with the end of its first handshakes; then it serves zeroes. */
+async function garbling(host: Host, first: number, last: number): Promise<{ close(): Promise<void> }> {
+  let connections = 0;
+  return ScriptedServer.listen(host, ADDRESS, async (server) => {
+    connections++;
+    const isBad = connections >= first && connections <= last;
+    const flags = TransmissionFlag.hasFlags | TransmissionFlag.sendFlush;
+    const { socket } = server.peer;
+    const write = socket.write.bind(socket);
+    const held: Uint8Array[] = [];
+    if (isBad) socket.write = (bytes) => (held.push(Buffer.from(bytes)), 'sent');
+    const shaking = server.handshake({
+      sizeBytes: MiB,
+      flags,
+      options: new Set([Option.go]),
+      handshakeFlags: 3,
+    });
+    // Each round of the handshake goes out as one piece.
+    let isOver = false;
+    void shaking.then(() => (isOver = true));
+    while (isBad) {
+      await host.clock.sleep(1);
+      const piece = Buffer.concat(held.splice(0));
+      if (isOver) return void write(Buffer.concat([piece, Buffer.alloc(64, 1)]));
+      if (piece.length > 0) write(piece);
+    }
+    await shaking;
+    for (;;) {
+      const request = await server.request();
+      if (request.lengthBytes === 666) return socket.destroy();
+      server.simple(request, 0, Buffer.alloc(request.command === Command.read ? request.lengthBytes : 0));
+    }
+  });
+}
+
+test('a connection that breaks as it is made is none, at the start and later', async () => {
+  const simulation = createSimulatedHost({ seed: 8 });
+  const { host } = simulation;
+  await simulation.run(async () => {
+    const listener = await garbling(host, 1, 1);
+    const options = { host, address: ADDRESS, exportName: '' };
+    const error = await errorOf(NbdSession.open(options));
+    assert.deepEqual([error.kind, /^Protocol error/.test(error.message)], ['corrupt', true]);
+    await listener.close();
+    const patient = await garbling(host, 1, 1);
+    const session = await NbdSession.open({ ...options, openTimeoutMs: 5 * SECOND_MS });
+    await session.read(0, Buffer.alloc(512));
+    await session.close();
+    await patient.close();
+    const later = await garbling(host, 2, 2);
+    const losing = await NbdSession.open(options);
+    await errorOf(losing.read(0, Buffer.alloc(666)));
+    const { cause } = await errorOf(losing.read(0, Buffer.alloc(512)));
+    assert.match(String((cause as Error).message), /^Protocol error/);
+    await losing.read(0, Buffer.alloc(512));
+    await losing.close();
+    await later.close();
+  });
+});
