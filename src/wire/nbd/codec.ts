@@ -229,11 +229,14 @@ export interface Request extends RequestId {
   offsetLow: number;
   /** Rounded above 2^53, see readUint64Rounded. */
   offset: number;
-  /** Of the range; of the payload where extended headers have the flag payloadLength. */
+  /** Of the range; of the payload where extended headers have the flag payloadLength. Rounded as the offset is. */
   lengthBytes: number;
+  /** The length's words as they came. */
+  lengthHigh: number;
+  lengthLow: number;
 }
 
-export type NewRequest = Omit<Request, 'offsetHigh' | 'offsetLow'>;
+export type NewRequest = Omit<Request, 'offsetHigh' | 'offsetLow' | 'lengthHigh' | 'lengthLow'>;
 
 export function encodeRequest(out: Buffer, at: number, request: NewRequest, style: HeaderStyle): void {
   const isExtended = style === 'extended';
@@ -250,9 +253,11 @@ export function encodeRequest(out: Buffer, at: number, request: NewRequest, styl
 /** A request as it came. */
 export function encodeReceived(request: Request, style: HeaderStyle): Buffer {
   const out = Buffer.alloc(requestBytes(style));
-  encodeRequest(out, 0, { ...request, offset: 0 }, style);
+  encodeRequest(out, 0, { ...request, offset: 0, lengthBytes: 0 }, style);
   out.writeUInt32BE(request.offsetHigh, 16);
   out.writeUInt32BE(request.offsetLow, 20);
+  if (style === 'extended') out.writeUInt32BE(request.lengthHigh, 24);
+  out.writeUInt32BE(request.lengthLow, out.length - 4);
   return out;
 }
 
@@ -268,12 +273,14 @@ export function decodeRequest(bytes: Buffer, at: number, into: Request, style: H
   into.offsetHigh = bytes.readUInt32BE(at + 16);
   into.offsetLow = bytes.readUInt32BE(at + 20);
   into.offset = into.offsetHigh * WORD + into.offsetLow;
-  into.lengthBytes = isExtended ? readUint64Rounded(bytes, at + 24) : bytes.readUInt32BE(at + 24);
+  into.lengthHigh = isExtended ? bytes.readUInt32BE(at + 24) : 0;
+  into.lengthLow = bytes.readUInt32BE(isExtended ? at + 28 : at + 24);
+  into.lengthBytes = into.lengthHigh * WORD + into.lengthLow;
   return true;
 }
 
 export function newRequest(): Request {
-  const words = { cookieHigh: 0, cookieLow: 0, offsetHigh: 0, offsetLow: 0 };
+  const words = { cookieHigh: 0, cookieLow: 0, offsetHigh: 0, offsetLow: 0, lengthHigh: 0, lengthLow: 0 };
   return { flags: 0, command: 0, ...words, offset: 0, lengthBytes: 0 };
 }
 
