@@ -21,7 +21,7 @@ export class BufferPool {
     this.#mostKeptBytes = mostKeptBytes;
   }
 
-  /** Of all buffers that were taken and not given back or left. */
+  /** Of all buffers that were taken and not given back or left, and what is held beside them. */
   get takenBytes(): number {
     return this.#takenBytes;
   }
@@ -50,7 +50,16 @@ export class BufferPool {
 
   /** A buffer of take() that somebody may use still, but that will not be given back. */
   leave(buffer: Buffer): void {
-    this.#takenBytes -= buffer.length;
+    this.release(buffer.length);
+  }
+
+  /** Counts memory that is no buffer of the pool, until it is released. */
+  hold(lengthBytes: number): void {
+    this.#takenBytes += lengthBytes;
+  }
+
+  release(lengthBytes: number): void {
+    this.#takenBytes -= lengthBytes;
     this.onLess?.();
   }
 }

@@ -9,6 +9,7 @@ const nobody = (): never => assert.fail('nothing is taken');
 
 /** Lets every request wait. */
 const BUSY: RequestTaker = {
+  memoryFor: () => 0,
   mustWait: () => true,
   begin: nobody,
   serve: nobody,

@@ -15,6 +15,8 @@ import type { Refusal } from './server-commands.js';
 
 /** What is done with requests as they come. The request object is the parser's: it becomes the next one. */
 export interface RequestTaker {
+  /** Memory that a request needs: for data, either way, and for what else is kept until it is answered. */
+  memoryFor(request: Request, hasPayload: boolean): number;
   /** Before a request is taken: whether it, for which so much memory is needed, and all behind it, has to wait. */
   mustWait(memoryBytes: number): boolean;
   /** What is wrong with it, before its payload is there. */
@@ -103,11 +105,10 @@ export class RequestParser {
     return this.#state === 'waiting';
   }
 
-  /** Memory that the request needs that waits, if any: for data, either way. */
+  /** Memory that the request needs that waits, if any. */
   get neededBytes(): number {
     if (this.#state !== 'waiting') return 0;
-    const request = this.#request;
-    return request.command === Command.read || this.#hasPayload(request) ? request.lengthBytes : 0;
+    return this.#taker.memoryFor(this.#request, this.#hasPayload(this.#request));
   }
 
   /** Decodes the request at `at`; answers where the next byte to look at is. */

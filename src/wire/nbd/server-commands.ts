@@ -1,6 +1,7 @@
 import { toBlockError, errnoOf, type BlockError } from '../../base/error.js';
 import { Flag } from '../../base/io-request.js';
 import { KiB, MAX_NBD_REQUEST_BYTES, MAX_REQUEST_BYTES } from '../../base/limits.js';
+import type { BufferPool } from './buffer-pool.js';
 import { nbdErrorOf, type Extent, readUint64Rounded, type Request } from './codec.js';
 import { Command, CommandFlag, MAX_STATUS_EXTENTS, NbdError } from './constants.js';
 import type { Agreement } from './server-handshake.js';
@@ -9,6 +10,8 @@ import type { TargetRequests } from './target-requests.js';
 
 /** Read at once while prefetching. */
 const CACHE_PIECE_BYTES = 256 * KiB;
+/** What an extent takes until it is sent. */
+const EXTENT_BYTES = 64;
 
 export interface CommandRule {
   /** In complaints. */
@@ -175,15 +178,25 @@ export function failureOf(command: number, thrown: unknown): Refusal {
   return { error: nbdErrorOf(errnoOf(error)), message: `${what}: ${error.message}` };
 }
 
-/** Commands without payload in either direction, BLOCK_STATUS apart. */
-export async function runCommand(target: TargetRequests, request: Request): Promise<void> {
+/** What a command without payload in either direction, BLOCK_STATUS apart, keeps of memory at the most. */
+export function commandMemory({ command, lengthBytes }: Request): number {
+  return command === Command.cache ? Math.min(lengthBytes, CACHE_PIECE_BYTES) : 0;
+}
+
+/** What the answer to BLOCK_STATUS of a range, about so many contexts, keeps of memory at the most. */
+export function statusMemory(flags: number, lengthBytes: number, contexts: number): number {
+  return contexts * EXTENT_BYTES * Math.min(lengthBytes, mostExtents(flags));
+}
+
+/** Commands without payload in either direction, BLOCK_STATUS apart. Buffers are of the pool. */
+export async function runCommand(target: TargetRequests, request: Request, pool: BufferPool): Promise<void> {
   const { command, flags } = request;
   const isFua = (flags & CommandFlag.fua) !== 0;
   switch (command) {
     case Command.flush:
       return target.run('flush', 0, 0);
     case Command.cache:
-      return prefetch(target, request);
+      return prefetch(target, request, pool);
     case Command.trim:
       await eachPiece(request, (offset, lengthBytes) => target.run('discard', offset, lengthBytes));
       return isFua ? target.run('flush', 0, 0) : undefined;
@@ -207,10 +220,19 @@ async function eachPiece(
     await run(offset + done, Math.min(lengthBytes - done, MAX_REQUEST_BYTES));
 }
 
-async function prefetch(target: TargetRequests, { offset, lengthBytes }: Request): Promise<void> {
-  const buffer = Buffer.allocUnsafe(Math.min(lengthBytes, CACHE_PIECE_BYTES));
-  for (let done = 0; done < lengthBytes; done += buffer.length)
-    await target.run('read', offset + done, Math.min(buffer.length, lengthBytes - done), Flag.none, buffer);
+async function prefetch(
+  target: TargetRequests,
+  { offset, lengthBytes }: Request,
+  pool: BufferPool,
+): Promise<void> {
+  const pieceBytes = Math.min(lengthBytes, CACHE_PIECE_BYTES);
+  const buffer = pool.take(pieceBytes);
+  try {
+    for (let done = 0; done < lengthBytes; done += pieceBytes)
+      await target.run('read', offset + done, Math.min(pieceBytes, lengthBytes - done), Flag.none, buffer);
+  } finally {
+    pool.give(buffer);
+  }
 }
 
 /** Which contexts a BLOCK_STATUS is about; undefined: the payload that should say so is not valid. */
@@ -224,9 +246,13 @@ export function askedContexts(
   return isValid ? { lengthBytes: readUint64Rounded(payload, 0), ids } : undefined;
 }
 
+function mostExtents(flags: number): number {
+  return (flags & CommandFlag.reqOne) !== 0 ? 1 : MAX_STATUS_EXTENTS;
+}
+
 /** Extents from the request's offset on; neighbours that are alike are one. */
 export async function statusExtents(context: MetaContext, request: Request): Promise<Extent[]> {
-  const most = (request.flags & CommandFlag.reqOne) !== 0 ? 1 : MAX_STATUS_EXTENTS;
+  const most = mostExtents(request.flags);
   const extents: Extent[] = [];
   let { offset, lengthBytes: left } = request;
   // However finely a disk is divided, one request keeps others waiting only so long; the client asks on.

@@ -14,6 +14,7 @@ import { REPLY_BUFFER_BYTES } from './reply-stream.js';
 import { RequestParser, type RequestTaker } from './request-parser.js';
 import {
   askedContexts,
+  commandMemory,
   failureOf,
   INVALID_PAYLOAD,
   isChange,
@@ -21,6 +22,7 @@ import {
   refusalOf,
   runCommand,
   statusExtents,
+  statusMemory,
 } from './server-commands.js';
 import type { Agreement } from './server-handshake.js';
 import { DATA_AT, type ServerReplies } from './server-replies.js';
@@ -210,6 +212,18 @@ export class ServerTransmission implements RequestTaker {
     );
   }
 
+  memoryFor(request: Request, hasPayload: boolean): number {
+    const { command, flags, lengthBytes } = request;
+    if (command === Command.blockStatus) {
+      const contexts = this.#agreement.contexts.size;
+      // A payload tells of which, and of what range.
+      return hasPayload
+        ? lengthBytes + statusMemory(flags, Infinity, contexts)
+        : statusMemory(flags, lengthBytes, contexts);
+    }
+    return command === Command.read || hasPayload ? lengthBytes : commandMemory(request);
+  }
+
   mustWait(memoryBytes: number): boolean {
     if (!this.#isStalled(memoryBytes)) return false;
     this.#replies.stream.flush();
@@ -287,8 +301,11 @@ export class ServerTransmission implements RequestTaker {
     if (request.command === Command.read) return this.#read(request);
     const copy = { ...request };
     if (request.command === Command.blockStatus)
-      this.#start(copy, () => this.#blockStatus(copy, [...this.#agreement.contexts.keys()]), 0);
-    else this.#start(copy, () => this.#run(copy), 0);
+      return this.#startStatus(copy, [...this.#agreement.contexts.keys()]);
+    // What is prefetched is read.
+    if (request.command === Command.cache)
+      this.#turnBytes += Math.max(request.lengthBytes - REQUEST_COST_BYTES, 0);
+    this.#start(copy, () => this.#run(copy), commandMemory(copy));
   }
 
   /** A write's data, or what BLOCK_STATUS is asked of. */
@@ -380,7 +397,7 @@ export class ServerTransmission implements RequestTaker {
     request.lengthBytes = asked?.lengthBytes ?? 0;
     const refusal = asked ? refusalOf(request, this.#agreement) : INVALID_PAYLOAD;
     if (refusal) return this.#replies.sendError(request, refusal);
-    this.#start(request, () => this.#blockStatus(request, asked?.ids ?? []), 0);
+    this.#startStatus(request, asked?.ids ?? []);
   }
 
   /** False: must be written asynchronously. */
@@ -420,8 +437,22 @@ export class ServerTransmission implements RequestTaker {
 
   async #run(request: Request): Promise<void> {
     if (isChange(request.command)) await this.#afterLost(request);
-    await runCommand(this.#asked, request);
+    await runCommand(this.#asked, request, this.#pool);
     this.#replies.sendDone(request);
+  }
+
+  #startStatus(request: Request, ids: readonly number[]): void {
+    const keptBytes = statusMemory(request.flags, request.lengthBytes, ids.length);
+    this.#turnBytes += keptBytes;
+    this.#pool.hold(keptBytes);
+    const told = async (): Promise<void> => {
+      try {
+        await this.#blockStatus(request, ids);
+      } finally {
+        this.#pool.release(keptBytes);
+      }
+    };
+    this.#start(request, told, keptBytes);
   }
 
   async #blockStatus(request: Request, ids: readonly number[]): Promise<void> {

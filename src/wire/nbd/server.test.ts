@@ -6,7 +6,8 @@ import { KiB, MAX_NBD_REQUEST_BYTES } from '../../base/limits.js';
 import { NbdPeer } from '../../../test/kit/nbd-peer.js';
 import { ADDRESS, onServer, SIZE } from '../../../test/kit/nbd-bed.js';
 import type { Host, HostSocket } from '../../host/host.js';
-import { decodeExtents } from './codec.js';
+import { BufferPool } from './buffer-pool.js';
+import { decodeExtents, uint32 } from './codec.js';
 import {
   Command,
   CommandFlag,
@@ -16,6 +17,7 @@ import {
   ReplyType,
   TransmissionFlag,
 } from './constants.js';
+import { serveNbdConnection } from './server-connection.js';
 import { NbdServer } from './server.js';
 
 for (const structured of [false, true]) {
@@ -323,24 +325,68 @@ test(
   }),
 );
 
-test(
-  'clients share what may be in flight, and each has a request',
-  onServer(async ({ host, target }) => {
-    const peers = [];
-    for (let i = 0; i < 40; i++) peers.push(await NbdPeer.greet(host, ADDRESS));
-    for (const peer of peers) await peer.go('disk');
-    const gate = deferred();
-    target.isLate = true;
-    target.delay = () => gate.promise;
-    for (const peer of peers)
-      for (let i = 0; i < 200; i++) peer.request(Command.read, 0, SIZE, { cookie: i, flags: CommandFlag.df });
-    await host.clock.sleep(1000);
-    assert.ok(target.mostRunning * SIZE <= 512 * KiB * KiB + 40 * SIZE, `${target.mostRunning} at once`);
-    assert.ok(target.mostRunning >= 40);
-    for (const { socket } of peers) socket.destroy();
-    gate.resolve();
-  }),
-);
+/** What each request keeps of memory. */
+const KEPT: Array<[what: string, command: number, flags: number, keptBytes: number]> = [
+  ['reads', Command.read, CommandFlag.df, SIZE],
+  ['prefetches', Command.cache, 0, SIZE],
+  ['status', Command.blockStatus, 0, 512 * KiB],
+];
+
+for (const [what, command, flags, keptBytes] of KEPT)
+  test(
+    `clients share what may be in flight, and each has a request: ${what}`,
+    onServer(async ({ host, target }) => {
+      const peers = [];
+      for (let i = 0; i < 40; i++) peers.push(await NbdPeer.greet(host, ADDRESS));
+      for (const peer of peers) await peer.go('disk');
+      const gate = deferred();
+      target.isLate = true;
+      target.delay = () => gate.promise;
+      for (const peer of peers)
+        for (let i = 0; i < 200; i++) peer.request(command, 0, SIZE, { cookie: i, flags });
+      await host.clock.sleep(1000);
+      const mostBytes = 512 * KiB * KiB + 40 * keptBytes;
+      assert.ok(target.mostRunning * keptBytes <= mostBytes, `${target.mostRunning} at once`);
+      assert.ok(target.mostRunning >= 40);
+      for (const { socket } of peers) socket.destroy();
+      gate.resolve();
+    }),
+  );
+
+for (const extended of [false, true])
+  test(
+    `what prefetches and status keep counts as the server's memory until they end, ${extended ? 'extended' : 'structured'}`,
+    onServer(async ({ host, server, target }) => {
+      const address = { type: 'unix', path: '/tmp/counted' } as const;
+      const pool = new BufferPool((bytes) => Buffer.alloc(bytes));
+      const listener = await host.net.listen(
+        address,
+        (socket) => void serveNbdConnection({ socket, host, exports: server, pool }),
+      );
+      const peer = await NbdPeer.greet(host, address);
+      await peer.go('disk', { extended });
+      const idleBytes = pool.takenBytes;
+      const filter = Buffer.concat([uint32(0), uint32(SIZE), uint32(0)]);
+      const filtered = { flags: CommandFlag.payloadLength, payload: filter };
+      for (const fault of [undefined, 'EIO']) {
+        const gate = deferred();
+        target.delay = () => gate.promise;
+        target.fault = fault;
+        for (let i = 0; i < 8; i++) peer.request(Command.cache, 0, SIZE);
+        for (let i = 0; i < 8; i++)
+          if (extended) peer.request(Command.blockStatus, 0, filter.length, filtered);
+          else peer.request(Command.blockStatus, 0, SIZE);
+        await host.clock.sleep(100);
+        assert.ok(pool.takenBytes >= idleBytes + 8 * (SIZE + 512 * KiB), `${pool.takenBytes} bytes`);
+        gate.resolve();
+        for (let i = 0; i < 16; i++) assert.equal((await peer.reply()).failure, fault ? NbdError.EIO : 0);
+        await host.clock.sleep(100);
+        assert.equal(pool.takenBytes, idleBytes);
+      }
+      peer.socket.destroy();
+      await listener.close();
+    }),
+  );
 
 test(
   'names are checked when exports are added',
