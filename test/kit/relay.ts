@@ -19,6 +19,12 @@ export interface Cut {
   how: 'reset' | 'stall' | 'half-close';
 }
 
+/** The same, where a frame of this type would begin. `how`: reset. */
+export interface FrameCut extends Partial<Pick<Cut, 'how'>> {
+  towards: Cut['towards'];
+  type: number;
+}
+
 /** A link between a client and a server that delays what it passes on, stalls, and breaks where it is told to. */
 export class Relay {
   readonly address: SocketAddress;
@@ -30,7 +36,7 @@ export class Relay {
   readonly #links = new Set<Link>();
   #listener: HostListener | undefined;
   #cut: Cut | undefined;
-  #frame: { towards: Cut['towards']; type: number } | undefined;
+  #frame: FrameCut | undefined;
   #isDown = false;
 
   constructor(host: Host, address: SocketAddress, target: SocketAddress, options: RelayOptions = {}) {
@@ -51,7 +57,7 @@ export class Relay {
   }
 
   /** The same, where the first frame of a type would begin: each chunk is one frame. */
-  cutBefore(frame: { towards: Cut['towards']; type: number }): void {
+  cutBefore(frame: FrameCut): void {
     this.#frame = frame;
   }
 
@@ -93,7 +99,7 @@ export class Relay {
     const lengthBytes = chunk.length;
     const { passed } = this;
     if (this.#frame?.towards === towards && frameTypes(chunk).includes(this.#frame.type))
-      this.#cut = { towards, afterBytes: passed[towards], how: 'reset' };
+      this.#cut = { towards, afterBytes: passed[towards], how: this.#frame.how ?? 'reset' };
     const cut = this.#cut;
     const room = cut?.towards === towards ? cut.afterBytes - this.passed[towards] : Infinity;
     const most = Math.min(lengthBytes, Math.max(room, 0));

@@ -36,9 +36,14 @@ export class SourceMove {
   #past: PassedLeaving | undefined;
   /** From begin() on. */
   #words: MoveWords | undefined;
+  /** Of the last move that was decided by hand: whatever still goes on of it has no say any more. */
+  #claimed: MoveWords | undefined;
+  #claiming: Promise<void> = Promise.resolve();
   /** The last one, whose word was never said. */
   #lastSession: string | undefined;
   #channel: MoveChannel | undefined;
+  /** On which the destination is being asked who has the machine. */
+  #asking: MoveChannel | undefined;
   #progress: MoveProgress;
   #isCancelled = false;
   #isClosed = false;
@@ -137,7 +142,8 @@ export class SourceMove {
     this.#tellsPostcopy = false;
     this.#channel = undefined;
     this.#progress = new MoveProgress(this.#settings.host.clock);
-    this.#words = new MoveWords(this.#settings.host.random);
+    const words = new MoveWords(this.#settings.host.random);
+    this.#words = words;
     this.#set('setup');
     let opened: Route;
     try {
@@ -147,30 +153,30 @@ export class SourceMove {
       this.#set('failed');
       throw error;
     }
-    this.#ended = this.#run(opened);
+    this.#ended = this.#run(opened, words);
   }
 
-  async #run(route: Route): Promise<void> {
+  async #run(route: Route, words: MoveWords): Promise<void> {
     try {
       const stream = await route.open();
       const { host, parameters } = this.#settings;
       this.#channel = new MoveChannel(stream, host.clock, () => Number(parameters.values['max-bandwidth']));
       this.#progress.channel = this.#channel;
       if (this.#isCancelled) throw new BlockError('cancelled', 'cancelled');
-      await this.#transfer(this.#channel);
-      this.#complete();
+      await this.#transfer(this.#channel, words);
     } catch (error) {
-      await this.#fail(await this.#told(error), route);
+      if (this.#claimed !== words) await this.#fail(error, route, words);
     }
+    if (this.#claimed === words) await this.#claiming;
   }
 
   /** `isCut`: it is an error of sending. */
   async #told(error: unknown, isCut = toBlockError(error).kind === 'closed'): Promise<unknown> {
-    if (!isCut || this.#isCancelled || this.#phase === 'said') return error;
+    if (!isCut || this.#isCancelled) return error;
     return this.#channel?.refusalOr(error, LAST_WORD_MS) ?? error;
   }
 
-  async #transfer(channel: MoveChannel): Promise<void> {
+  async #transfer(channel: MoveChannel, words: MoveWords): Promise<void> {
     const digest = new SectionsDigest();
     const isOneWay = channel.stream.isOneWay;
     await this.#greet(channel);
@@ -194,7 +200,7 @@ export class SourceMove {
     if (!isOneWay) await channel.expect(['taken']);
     this.#assertWanted();
     if (isOneWay) await this.#sayToNobody(channel);
-    else await this.#sayWord(channel);
+    else await this.#sayWord(channel, words);
   }
 
   async #sendMemory(channel: MoveChannel, digest: SectionsDigest): Promise<void> {
@@ -280,11 +286,12 @@ export class SourceMove {
   }
 
   /** From here on only the destination can say who has the machine. */
-  async #sayWord(channel: MoveChannel): Promise<void> {
+  async #sayWord(channel: MoveChannel, words: MoveWords): Promise<void> {
     this.#phase = 'said';
-    await channel.send('go', { word: this.#said().word });
+    await channel.send('go', { word: words.word });
     await channel.expect(['owned']);
-    this.#phase = 'moved';
+    if (this.#claimed === words) return;
+    this.#complete();
     await channel.send('bye', {}).catch(() => undefined);
     channel.close();
   }
@@ -297,6 +304,7 @@ export class SourceMove {
     await Promise.race([channel.stream.finish(), unwanted]);
     this.#assertWanted();
     this.#isSaved = true;
+    this.#complete();
   }
 
   #complete(): void {
@@ -308,13 +316,14 @@ export class SourceMove {
     this.#set('completed');
   }
 
-  async #fail(error: unknown, route: Route): Promise<void> {
+  async #fail(cause: unknown, route: Route, words: MoveWords): Promise<void> {
+    const error = this.#phase === 'said' ? cause : await this.#told(cause);
     const { message } = toBlockError(error);
     this.#hangUp(message);
     if (this.#phase === 'said' && !(error instanceof RefusedByPeer)) {
       this.#error = message;
       this.#tellDoubt();
-      await this.#settle(route);
+      await this.#settle(route, words);
       return;
     }
     if (!this.#isCancelled) {
@@ -342,14 +351,16 @@ export class SourceMove {
       mayRun = await this.#reactivate();
     }
     this.#lastSession = this.#said().session;
-    if (!this.#isCancelled) this.#set('failed');
+    // Once it has failed another move may begin.
+    const isCancelled = this.#isCancelled;
+    if (!isCancelled) this.#set('failed');
     if (phase !== 'running') runState.returnFromMigrate(mayRun);
     this.#phase = 'running';
     await this.#machine.parts
       .guestMemory()
       ?.stay(runState.isRunning)
       .catch((error: unknown) => this.#settings.warn(toBlockError(error).message));
-    if (this.#isCancelled) this.#set('cancelled');
+    if (isCancelled) this.#set('cancelled');
   }
 
   /** The destination, where it shares the images, lets go of them when it hears that the link is gone, or a little later. */
@@ -371,36 +382,40 @@ export class SourceMove {
   }
 
   /** Asks the destination, as often as it takes, until one of both knows who has the machine. */
-  async #settle(route: Route): Promise<void> {
+  async #settle(route: Route, words: MoveWords): Promise<void> {
     let pauseMs = FIRST_RETRY_MS;
-    while (this.#phase === 'said' && !this.#isClosed && route.canReopen) {
-      await this.#pause(pauseMs);
+    while (!this.#isDecided(words) && route.canReopen) {
+      await this.#pause(pauseMs, words);
       pauseMs = Math.min(2 * pauseMs, LONGEST_RETRY_MS);
-      if (this.#isDecided()) return;
-      await this.#ask(route).catch((error: unknown) => {
-        this.#error = toBlockError(error).message;
+      if (this.#isDecided(words)) return;
+      await this.#ask(route, words).catch((error: unknown) => {
+        if (!this.#isDecided(words)) this.#error = toBlockError(error).message;
       });
     }
   }
 
-  #isDecided(): boolean {
-    return this.#phase !== 'said' || this.#isClosed;
+  /** Nothing is left to decide of this move, and another one may be under way. */
+  #isDecided(words: MoveWords): boolean {
+    return this.#claimed === words || this.#phase !== 'said' || this.#isClosed;
   }
 
-  async #pause(durationMs: number): Promise<void> {
+  async #pause(durationMs: number, words: MoveWords): Promise<void> {
     const late = deferred();
     const timer = this.#settings.host.clock.setTimer(durationMs, () => late.resolve());
-    await Promise.race([late.promise, this.#changed.until(() => this.#isDecided())]);
+    await Promise.race([late.promise, this.#changed.until(() => this.#isDecided(words))]);
     timer.cancel();
   }
 
-  async #ask(route: Route): Promise<void> {
+  async #ask(route: Route, words: MoveWords): Promise<void> {
     const channel = new MoveChannel(await route.open(), this.#settings.host.clock);
     try {
-      const owner = await askForOwner(channel, this.#said(), this.#machine.identity, () => {
-        if (!this.#isDecided()) this.#channel = channel;
-        return this.#isDecided();
+      if (this.#isDecided(words)) return;
+      this.#asking = channel;
+      const owner = await askForOwner(channel, words, this.#machine.identity, () => {
+        if (!this.#isDecided(words)) this.#channel = channel;
+        return this.#isDecided(words);
       });
+      if (this.#isDecided(words)) return;
       if (owner === 'here') await this.#takeBack();
       else if (owner === 'there') this.#moved();
     } finally {
@@ -432,8 +447,12 @@ export class SourceMove {
         hint: "Give the word that x-move-release answers there, or 'force': true if it is certain that it runs no more.",
       });
     this.#error = 'claimed by hand';
-    if (this.#phase === 'moved') await this.#claimBack();
-    else await this.#takeBack();
+    this.#claimed = this.#words;
+    // Of a link that is gone without a word only its silence tells, and what comes late changes nothing any more.
+    this.#channel?.close();
+    this.#asking?.close();
+    this.#claiming = this.#phase === 'moved' ? this.#claimBack() : this.#takeBack();
+    await this.#claiming;
     this.#changed.notify();
     this.#settings.emit('X_MOVE', this.moveInfo());
   }
@@ -493,6 +512,7 @@ export class SourceMove {
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#channel?.close();
+    this.#asking?.close();
     this.#changed.notify();
     await this.#ended;
   }
