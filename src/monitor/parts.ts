@@ -194,6 +194,7 @@ export class EngineParts {
     this.runState = new RunState({ stopped: startStopped, incoming }, (event) => this.emit(event, {}));
     this.actions = { reboot: 'reset', shutdown: 'poweroff', ...properties.actions };
     this.moves = new Moves(this.#movedParts());
+    void this.quitting.promise.then(() => this.moves.destination.end());
     const { graph, opener, jobs, devices, moves } = this;
     this.wholeMove = new WholeMove({ host, graph, opener, jobs, devices, moves, emit });
   }

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
+import { deferred, type Deferred } from '../../src/base/async.js';
 import type { EngineProperties } from '../../src/monitor/engine.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { EngineBed } from './engine-bed.js';
@@ -82,4 +83,25 @@ export async function untilEvent(
   const found = (): boolean => bed.events.some(({ event, data }) => event === name && matches(data));
   while (!found()) await new Promise((resolve) => setTimeout(resolve, 5));
   assert.ok(found());
+}
+
+/** A destination keeps, from now on, that it has the machine no sooner than `goOn`; `kept` tells as what. */
+export function holdKeeping({ engine }: EngineBed): {
+  begun: Promise<void>;
+  goOn: Deferred<void>;
+  kept: string[];
+} {
+  const { graph, moves } = engine;
+  const [begun, goOn] = [deferred(), deferred()];
+  const kept: string[] = [];
+  graph.keeper = {
+    describe: () => moves.destination.arrivesAs ?? '',
+    keep: async (described) => {
+      if (described === '') return;
+      begun.resolve();
+      await goOn.promise;
+      kept.push(described);
+    },
+  };
+  return { begun: begun.promise, goOn, kept };
 }

@@ -1,10 +1,9 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
-import { deferred } from '../../src/base/async.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { type FrameCut, Relay } from '../kit/relay.js';
 import { EngineBed } from './engine-bed.js';
-import { MigrationBed, setCapabilities, statusOf, untilEvent } from './migration-bed.js';
+import { holdKeeping, MigrationBed, setCapabilities, statusOf, untilEvent } from './migration-bed.js';
 
 const GO = 11;
 const KNOWN = 14;
@@ -106,24 +105,15 @@ test('an answer that comes after the machine was claimed changes nothing', async
   const bed = await MigrationBed.shared(t, { destination: { startStopped: true } });
   const { source, destination } = bed;
   await setCapabilities(destination, 'late-block-activate');
-  const [begun, kept] = [deferred(), deferred()];
-  const { graph, moves } = destination.engine;
-  graph.keeper = {
-    describe: () => moves.destination.arrivesAs ?? '',
-    keep: async (described) => {
-      if (described === '') return;
-      begun.resolve();
-      await kept.promise;
-    },
-  };
+  const { begun, goOn } = holdKeeping(destination);
   await bed.listen();
   await source.execute('migrate', { uri: bed.uri });
-  await begun.promise;
+  await begun;
   await source.execute('x-move-claim', { force: true });
-  kept.resolve();
+  goOn.resolve();
   await source.engine.moves.source.ended;
   await new Promise((resolve) => setTimeout(resolve, 100));
-  graph.keeper = undefined;
+  destination.engine.graph.keeper = undefined;
   assert.deepEqual([await statusOf(source), (await told(source))['owner']], ['running', 'here']);
   await source.guest('write -P 9 0 64k');
 });

@@ -1,10 +1,9 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
-import { deferred } from '../../src/base/async.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { Relay } from '../kit/relay.js';
 import type { EngineBed } from './engine-bed.js';
-import { MigrationBed, statusOf, untilEvent } from './migration-bed.js';
+import { holdKeeping, MigrationBed, statusOf, untilEvent } from './migration-bed.js';
 
 /** A move whose link breaks when the source has said its word: `heard`, and the destination has the machine. */
 async function moveInDoubt(t: TestContext, heard: boolean): Promise<{ bed: MigrationBed; relay: Relay }> {
@@ -79,27 +78,18 @@ test('a link that comes back and breaks while the machine is taken by hand takes
   const { bed, relay } = await moveInDoubt(t, false);
   const { source, destination } = bed;
   const { word } = (await source.execute('x-move-release')) as { word: string };
-  const [begun, kept] = [deferred(), deferred()];
-  const { graph, moves } = destination.engine;
-  graph.keeper = {
-    describe: () => moves.destination.arrivesAs ?? '',
-    keep: async (described) => {
-      if (described === '') return;
-      begun.resolve();
-      await kept.promise;
-    },
-  };
+  const { begun, goOn } = holdKeeping(destination);
   const claiming = destination.execute('x-move-claim', { word });
-  await begun.promise;
+  await begun;
   // The source asks, and is cut off before it says its word once more.
   const seen = destination.events.length;
   relay.cutBefore({ towards: 'server', type: 11 });
   relay.setDown(false);
   while (!relay.isDown) await new Promise((resolve) => setTimeout(resolve, 5));
   await new Promise((resolve) => setTimeout(resolve, 100));
-  kept.resolve();
+  goOn.resolve();
   await claiming;
-  graph.keeper = undefined;
+  destination.engine.graph.keeper = undefined;
   assert.deepEqual(
     destination.events
       .slice(seen)

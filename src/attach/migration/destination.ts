@@ -69,6 +69,7 @@ export class DestinationMove {
   readonly #idle = new Notifier();
   readonly #answered = new Notifier();
   #isClosed = false;
+  #isEnding = false;
   /** One after the other: the machine is here, by a word that comes or by hand, or what has come of it is let go. */
   readonly #becoming = new AsyncMutex();
   /** What the machine will be once that is kept. */
@@ -233,10 +234,17 @@ export class DestinationMove {
 
   /** Errors: busy. */
   #assertFree(): void {
+    this.#assertGoesOn();
     if (this.#channel) throw new BlockError('busy', 'Another source is sending a machine to here');
     if (this.#session?.phase === 'taken')
       throw new BlockError('busy', 'Another machine has come to here, whose source has not let go of it yet');
     if (this.#session?.phase === 'owned') throw new BlockError('busy', 'Another machine has come to here');
+  }
+
+  /** Errors: busy where a machine that came would end with the process, and nobody would have it. */
+  #assertGoesOn(): void {
+    if (this.#isEnding)
+      throw new BlockError('busy', 'The destination has been told to end: no machine comes');
   }
 
   #checkIdentity({ type, uuid }: MessageOf<'hello'>['body']['machine']): void {
@@ -322,14 +330,17 @@ export class DestinationMove {
   async #own(session: Session, word: string): Promise<void> {
     if (sha256Hex(Buffer.from(word, 'hex')) !== session.word)
       throw new BlockError('permission', 'This is not the word of the source of this move');
+    // As long as it has not been heard the source may be told that it is not.
+    this.#assertGoesOn();
     session.isHeard = true;
     await this.#become(session);
   }
 
-  /** Errors: those of keeping it; then it has not become so, and the next try may. */
+  /** Errors: busy where the process ends; those of keeping it; then it has not become so, and the next try may. */
   #become(session: Session): Promise<void> {
     return this.#becoming.run(async () => {
       if (session.phase === 'owned') return;
+      this.#assertGoesOn();
       const { runState } = this.#machine.parts;
       const status = await this.#settle(session);
       await this.#arrive(session, status).catch(async (error: unknown) => {
@@ -358,11 +369,17 @@ export class DestinationMove {
     return status;
   }
 
-  /** A restart finds the machine here from before on that anybody writes to it, or hears that it is. Errors: those of the keeper. */
+  /**
+   * A restart finds the machine here from before on that anybody writes to it, or hears that it is. Errors: those of the
+   * keeper; busy where the process ends, and would not be found so.
+   */
   async #arrive(session: Session, status: RunStatus): Promise<void> {
     const { graph, runState } = this.#machine.parts;
     await graph.betweenChanges(async () => {
-      await graph.keeper?.keep(this.#describe(graph.keeper, status));
+      // Who ends has none any more.
+      const { keeper } = graph;
+      await keeper?.keep(this.#describe(keeper, status));
+      if (!keeper) this.#assertGoesOn();
       session.phase = 'owned';
       session.state.settle();
       runState.arrive(status);
@@ -502,9 +519,15 @@ export class DestinationMove {
     for (const channel of this.#channels) channel.close();
   }
 
+  /** The process has been told to end, which may take a while. */
+  end(): void {
+    this.#isEnding = true;
+  }
+
   /** The engine ends. */
   async close(): Promise<void> {
     this.#isClosed = true;
+    this.end();
     await this.#door?.close();
     for (const channel of this.#channels) channel.close();
     await this.#idle.until(() => this.#channels.size === 0);

@@ -108,6 +108,8 @@ export async function runMain(
     await host.loadWhole?.([codecProgram]).catch(told);
     await untilEnd(engine);
   } finally {
+    // Also after an error.
+    engine.quitting.resolve();
     engine.graph.keeper = undefined;
     await metrics?.close();
     await running?.end(engine);
