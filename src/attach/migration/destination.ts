@@ -52,6 +52,12 @@ interface Session {
   isHeard: boolean;
 }
 
+/** What a machine that comes becomes, which may not be what is wanted of it. */
+interface Arrival {
+  readonly wanted: RunStatus;
+  readonly status: RunStatus;
+}
+
 const WORD_BYTES = 16;
 
 /** The destination of moves: docs/MIGRATION.md says which message means what, and who has the machine when. */
@@ -342,23 +348,26 @@ export class DestinationMove {
       if (session.phase === 'owned') return;
       this.#assertGoesOn();
       const { runState } = this.#machine.parts;
-      const status = await this.#settle(session);
-      await this.#arrive(session, status).catch(async (error: unknown) => {
+      try {
+        // Whoever says else meanwhile is answered, and obeyed.
+        while (!(await this.#arrive(session, await this.#settle(session))));
+      } catch (error) {
         await this.#machine.giveUp();
         throw error;
-      });
+      }
       if (runState.isRunning) await this.#run();
       this.#error = undefined;
       this.#set('completed');
     });
   }
 
-  /** Nobody else has its disks. Answers what the machine becomes. */
-  async #settle({ state }: Session): Promise<RunStatus> {
+  /** Nobody else has its disks. Answers what the machine becomes. Again: as what is `wanted` by now. */
+  async #settle({ state }: Session): Promise<Arrival> {
     const { runState } = this.#machine.parts;
     const { capabilities } = this.#settings;
     await state.endExports().catch((error: unknown) => this.#settings.warn(toBlockError(error).message));
-    let status = runState.arrivesAs(state.apply());
+    const wanted = runState.arrivesAs(state.apply());
+    let status = wanted;
     const isLate = capabilities.has('late-block-activate') && status !== 'running';
     if (!isLate)
       await this.#start(status === 'running').catch((error: unknown) => {
@@ -366,23 +375,27 @@ export class DestinationMove {
         if (status === 'running') status = 'paused';
         this.#settings.warn(toBlockError(error).message);
       });
-    return status;
+    return { wanted, status };
   }
 
   /**
    * A restart finds the machine here from before on that anybody writes to it, or hears that it is. Errors: those of the
-   * keeper; busy where the process ends, and would not be found so.
+   * keeper; busy where the process ends, and would not be found so. Answers whether it is here: not where something else
+   * is wanted by then.
    */
-  async #arrive(session: Session, status: RunStatus): Promise<void> {
+  async #arrive(session: Session, { wanted, status }: Arrival): Promise<boolean> {
     const { graph, runState } = this.#machine.parts;
-    await graph.betweenChanges(async () => {
+    const { status: before } = session.state.assertWhole();
+    return graph.betweenChanges(async () => {
       // Who ends has none any more.
       const { keeper } = graph;
       await keeper?.keep(this.#describe(keeper, status));
       if (!keeper) this.#assertGoesOn();
+      if (runState.arrivesAs(before) !== wanted) return false;
       session.phase = 'owned';
       session.state.settle();
       runState.arrive(status);
+      return true;
     });
   }
 
