@@ -26,8 +26,11 @@ const LOOK_MS = 100;
 export interface GraphKeeper {
   /** What the graph is at this moment, which may be a tentative one. */
   describe(): string;
-  /** Keeps a description durably. What it throws keeps the change from being made. */
-  keep(description: string): Promise<void>;
+  /**
+   * Keeps a description durably. What it throws keeps the change from being made; what changes nothing fails only where it
+   * `mustBeSure` that nothing else can be found.
+   */
+  keep(description: string, mustBeSure?: boolean): Promise<void>;
 }
 
 /**

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
+import { errnoError } from '../../src/base/error.js';
 import { tlsEnd } from '../../src/block/objects/tls-end.js';
 import type { HostSocket } from '../../src/host/host.js';
 import { createRealHost } from '../../src/host/real.js';
@@ -160,6 +161,43 @@ test('a machine that could not be kept is given back by hand, with its images', 
   await source.guest('write -P 0x22 0 1M');
   await assert.rejects(destination.execute('x-move-claim', { force: true }), /never taken here/);
 });
+
+for (const how of ['heard', 'forced'] as const)
+  test(`a machine that a restart may find is given back by hand once it would not: ${how}`, async (t) => {
+    const bed = await MigrationBed.shared(t);
+    const { source, destination } = bed;
+    const faulty = new FaultyHost(createRealHost());
+    const isReadOnly: HostFault = { op: 'write', file: 'state.new', errno: 'EROFS' };
+    const { files } = faulty.host;
+    let kept = async (): Promise<Status | undefined> => Promise.resolve(undefined);
+    const syncDirectory = async (path: string): Promise<void> => {
+      if (faulty.faults.has(isReadOnly) || (await kept()) !== 'running') return files.syncDirectory(path);
+      faulty.faults.add(isReadOnly);
+      throw errnoError('EIO', path);
+    };
+    kept = await keptStatus(t, destination, { ...faulty.host, files: { ...files, syncDirectory } });
+    await bed.listen();
+    const [from, to] = [source.path('link'), destination.path('move')];
+    const relay = new Relay(createRealHost(), { type: 'unix', path: from }, { type: 'unix', path: to });
+    await relay.open();
+    t.after(() => relay.close());
+    if (how === 'forced') relay.cutBefore({ towards: 'server', type: GO });
+    await source.execute('migrate', { uri: `unix:${from}` });
+    // What has failed there ends the connection, too.
+    await untilEvent(source, 'X_MOVE', ({ owner }) => owner === 'unknown');
+    relay.setDown(true);
+    await untilEvent(destination, 'X_MOVE', ({ owner }) => owner === 'unknown');
+    if (how === 'forced')
+      await assert.rejects(destination.execute('x-move-claim', { force: true }), /EIO|Input/);
+    assert.equal(await kept(), 'running');
+    await assert.rejects(destination.execute('x-move-release'), /could not be written/);
+    await assert.rejects(destination.execute('x-move-release'), /could not be written/);
+    faulty.faults.delete(isReadOnly);
+    const { word } = (await destination.execute('x-move-release')) as { word: string };
+    assert.equal(await kept(), 'inmigrate');
+    await source.execute('x-move-claim', { word });
+    assert.equal(await statusOf(source), 'running');
+  });
 
 test('where a source asks after an update or a crash is as secure as before, whatever is set by then', async (t) => {
   const bed = new EngineBed(t);

@@ -48,7 +48,10 @@ interface Session {
   readonly backWord: string;
   readonly state: ArrivingState;
   phase: 'coming' | 'taken' | 'owned' | 'released';
-  /** In `taken`: the source has said its word, and may not be told anything but that the machine is here. */
+  /**
+   * In `taken`: the source has said its word, or it was decided by hand, and a restart may find the machine here: the source
+   * may not be told anything but that it is.
+   */
   isHeard: boolean;
 }
 
@@ -346,7 +349,9 @@ export class DestinationMove {
   #become(session: Session): Promise<void> {
     return this.#becoming.run(async () => {
       if (session.phase === 'owned') return;
+      if (session.phase === 'released') throw staysThere();
       this.#assertGoesOn();
+      session.isHeard = true;
       const { runState } = this.#machine.parts;
       try {
         // Whoever says else meanwhile is answered, and obeyed.
@@ -499,8 +504,7 @@ export class DestinationMove {
     const session = this.#session;
     if (session?.phase === 'owned')
       throw new BlockError('invalid', 'There is nothing to decide: the machine is here');
-    if (session?.phase === 'released')
-      throw new BlockError('busy', 'The machine has stayed at the source: it is never taken here');
+    if (session?.phase === 'released') throw staysThere();
     if (session?.phase !== 'taken' || this.#channel)
       throw new BlockError('invalid', 'There is no move that waits for its last word');
     if (word === undefined && !force)
@@ -512,19 +516,31 @@ export class DestinationMove {
     this.#settings.emit('X_MOVE', this.moveInfo());
   }
 
-  /** The word by which the source knows that the machine is never taken here. Errors: invalid. */
-  async release(): Promise<string> {
-    const session = this.#session;
-    if (!session || session.phase === 'owned' || this.#channel)
-      throw new BlockError('invalid', 'There is no move that waits for its last word');
-    if (session.phase === 'taken') {
-      session.phase = 'released';
-      // They may not have gone when the move failed, which could not be kept then.
-      await this.#machine.giveUp();
-      session.state.remove();
-      this.#tell('released by hand');
-    }
-    return session.backWord;
+  /**
+   * The word by which the source knows that the machine is never taken here. Errors: invalid; those of the keeper, where a
+   * restart may find that it was.
+   */
+  release(): Promise<string> {
+    return this.#becoming.run(async () => {
+      const session = this.#session;
+      if (!session || session.phase === 'owned' || this.#channel)
+        throw new BlockError('invalid', 'There is no move that waits for its last word');
+      if (session.phase === 'taken') {
+        if (session.isHeard) await this.#keepAway();
+        session.phase = 'released';
+        // They may not have gone when the move failed, which could not be kept then.
+        await this.#machine.giveUp();
+        session.state.remove();
+        this.#tell('released by hand');
+      }
+      return session.backWord;
+    });
+  }
+
+  /** Errors: those of the keeper. */
+  async #keepAway(): Promise<void> {
+    const { graph } = this.#machine.parts;
+    await graph.betweenChanges(async () => graph.keeper?.keep(graph.keeper.describe(), true));
   }
 
   /** Links break. */
@@ -553,6 +569,10 @@ export class DestinationMove {
     if (isAlwaysTold || this.#settings.capabilities.has('events'))
       this.#settings.emit('MIGRATION', { status });
   }
+}
+
+function staysThere(): BlockError {
+  return new BlockError('busy', 'The machine has stayed at the source: it is never taken here');
 }
 
 function whyUnsure({ isHeard }: Session): string {

@@ -54,8 +54,7 @@ export class StateKeeper implements GraphKeeper {
     return stateText(state);
   }
 
-  /** What changes nothing does not fail. */
-  async keep(description: string): Promise<void> {
+  async keep(description: string, mustBeSure = false): Promise<void> {
     const isChange = description !== this.#kept;
     if (!isChange && this.#isSure) return;
     try {
@@ -64,8 +63,8 @@ export class StateKeeper implements GraphKeeper {
       this.#kept = description;
       this.#isSure = true;
     } catch (error) {
-      if (!isChange) return this.#tell(error);
-      if (this.#kept !== undefined) await this.#keepAgain(this.#kept);
+      if (!isChange && !mustBeSure) return this.#tell(error);
+      if (isChange && this.#kept !== undefined) await this.#keepAgain(this.#kept);
       throw error;
     }
   }
