@@ -46,9 +46,10 @@ export class RealPipes implements HostPipes {
     const child = spawn(program, args, {
       stdio: [stdio, direction === 'from' ? 'pipe' : 'inherit', 'inherit'],
     });
+    const exit = exitOf(child);
     const stream = direction === 'to' ? child.stdin : child.stdout;
     if (!stream) throw new BlockError('io', `Failed to start '${program}'`);
-    return new RealPipe(stream, exitOf(child), 'Unable to write to command');
+    return new RealPipe(stream, exit, 'Unable to write to command');
   }
 
   talk(argv: readonly string[], handler: ProgramHandler): HostProgram {

@@ -1,4 +1,4 @@
-import type { ChildProcessWithoutNullStreams } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { BlockError, errnoText, toBlockError } from '../base/error.js';
 import type { HostProgram, ProgramHandler } from './host.js';
 
@@ -7,7 +7,8 @@ const LAST_WORDS_MS = 1000;
 
 /** A program of this machine, in a session of its own. */
 export class RealProgram implements HostProgram {
-  readonly #child: ChildProcessWithoutNullStreams;
+  /** Without streams where there was no descriptor for them. */
+  readonly #child: ChildProcess;
   readonly #handler: ProgramHandler;
   #lastWords: NodeJS.Timeout | undefined;
   #hasEnded = false;
@@ -19,21 +20,21 @@ export class RealProgram implements HostProgram {
     this.#child = spawn(program, args, { stdio: 'pipe', detached: true });
     const { stdin, stdout, stderr } = this.#child;
     // Told by its end.
-    stdin.on('error', () => undefined);
-    stdout.on('data', (chunk: Buffer) => handler.onData(chunk));
-    stderr.on('data', (chunk: Buffer) => handler.onErrorText(chunk));
-    stdout.once('end', () => this.#endSoon());
+    stdin?.on('error', () => undefined);
+    stdout?.on('data', (chunk: Buffer) => handler.onData(chunk));
+    stderr?.on('data', (chunk: Buffer) => handler.onErrorText(chunk));
+    stdout?.once('end', () => this.#endSoon());
     this.#child.once('exit', () => this.#endSoon());
     this.#child.once('close', () => this.#end(this.#how()));
     this.#child.once('error', (error) => this.#end(notStarted(program, error)));
   }
 
   write(bytes: Uint8Array): void {
-    if (!this.#hasEnded) this.#child.stdin.write(bytes);
+    if (!this.#hasEnded) this.#child.stdin?.write(bytes);
   }
 
   destroy(): void {
-    this.#child.stdin.end();
+    this.#child.stdin?.end();
     this.#child.kill('SIGTERM');
   }
 
@@ -55,8 +56,8 @@ export class RealProgram implements HostProgram {
     clearTimeout(this.#lastWords);
     if (this.#hasEnded) return;
     this.#hasEnded = true;
-    this.#child.stdout.removeAllListeners('data').resume();
-    this.#child.stderr.removeAllListeners('data').resume();
+    this.#child.stdout?.removeAllListeners('data').resume();
+    this.#child.stderr?.removeAllListeners('data').resume();
     this.#handler.onEnd(how);
   }
 }

@@ -88,8 +88,10 @@ export class DemoDaemon {
     });
     process.once('exit', () => child.kill('SIGKILL'));
     const exited = new Promise<number | null>((resolve) => child.once('exit', resolve));
+    const failed = new Promise<never>((_, reject) => child.on('error', reject));
     try {
-      const qmp = await connectSoon(host, { type: 'unix', path: join(folder, QMP_SOCKET) }, child);
+      const connecting = connectSoon(host, { type: 'unix', path: join(folder, QMP_SOCKET) }, child);
+      const qmp = await Promise.race([connecting, failed]);
       return new DemoDaemon(child, qmp, exited);
     } catch (error) {
       child.kill('SIGKILL');

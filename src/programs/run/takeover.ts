@@ -24,6 +24,7 @@ const LOOK_MS = 20;
 /** In the environment of a process that was started to take over: by whom. */
 const STARTED_BY = 'LIVEDISK_TAKEOVER_STARTED_BY';
 const STARTER_LOOK_MS = 250;
+const NOT_STARTED = 'No takeover: the new process could not be started';
 /** Of connecting. */
 const NOBODY_LISTENS: ReadonlySet<string | undefined> = new Set(['ECONNREFUSED', 'ENOENT']);
 
@@ -153,11 +154,12 @@ export function letTakeOver(
     assertWilling(planTakeover(engine));
     folder = mkdtempSync(join(tmpdir(), 'livedisk-takeover-'));
     const socket = join(folder, 'socket');
-    const child = spawnSuccessor(engine.kind, socket, options);
+    let child: ChildProcess | undefined;
     try {
+      child = spawnSuccessor(engine.kind, socket, options);
       await onceReady(child, socket, () => engine.hub.inBand(() => takeOverAt(engine, socket)));
     } finally {
-      child.kill('SIGKILL');
+      child?.kill('SIGKILL');
       rmSync(folder, { recursive: true, force: true });
       folder = undefined;
     }
@@ -168,7 +170,10 @@ export function letTakeOver(
   };
 }
 
-/** The program as it is installed by now, with what of the command line does not come from this process. */
+/**
+ * The program as it is installed by now, with what of the command line does not come from this process. Errors: some of those of
+ * starting it; the child tells the others.
+ */
 function spawnSuccessor(kind: Engine['kind'], socket: string, options: RunOptions): ChildProcess {
   const { pidFile, state, metricsText } = options;
   const words = [
@@ -178,19 +183,26 @@ function spawnSuccessor(kind: Engine['kind'], socket: string, options: RunOption
     ...(metricsText === undefined ? [] : ['-metrics', metricsText]),
   ];
   const [, program = ''] = process.argv;
-  return spawn(process.execPath, [...process.execArgv, program, ...words], {
-    detached: true,
-    stdio: ['ignore', 'inherit', 'inherit'],
-    env: { ...process.env, [STARTED_BY]: String(process.pid) },
-  });
+  try {
+    return spawn(process.execPath, [...process.execArgv, program, ...words], {
+      detached: true,
+      stdio: ['ignore', 'inherit', 'inherit'],
+      env: { ...process.env, [STARTED_BY]: String(process.pid) },
+    });
+  } catch (error) {
+    throw toBlockError(error, NOT_STARTED);
+  }
 }
 
 /**
- * A socket is there before somebody listens on it: `giveOver` is tried again where nobody does. Errors: closed, when the
- * process ends before; timeout; those of `giveOver`.
+ * A socket is there before somebody listens on it: `giveOver` is tried again where nobody does. Errors: those of starting the
+ * process; closed, when it ends before; timeout; those of `giveOver`.
  */
 async function onceReady(child: ChildProcess, socket: string, giveOver: () => Promise<never>): Promise<void> {
+  let failure: Error | undefined;
+  child.on('error', (error) => (failure = error));
   for (let waitedMs = 0; waitedMs < STARTS_WITHIN_MS; waitedMs += LOOK_MS) {
+    if (failure) throw toBlockError(failure, NOT_STARTED);
     if (child.exitCode !== null) throw new BlockError('closed', 'No takeover: the new process has ended');
     const error = existsSync(socket) ? await giveOver().catch(toBlockError) : undefined;
     if (error && !NOBODY_LISTENS.has(error.errno)) throw error;
