@@ -59,3 +59,23 @@ test('what came while this process was stopped for longer than it would wait is 
   await sent;
   await assert.rejects(to.receive(50), /did not answer within 50 ms/);
 });
+
+test('a message that is not taken in time is an error, and nothing comes after it', async (t) => {
+  const host = createRealHost();
+  const folder = mkdtempSync(join(tmpdir(), 'livedisk-channel-'));
+  const address = { type: 'unix', path: join(folder, 'socket') } as const;
+  const came = deferred<HostSocket>();
+  const listener = await host.net.listen(address, (socket) => came.resolve(socket), { receiveFds: true });
+  const from = new TakeoverChannel(await host.net.connect(address, { receiveFds: true }), host.clock);
+  // It reads nothing.
+  const socket = await came.promise;
+  t.after(() => {
+    from.close();
+    socket.destroy();
+    listener.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+  const filling = 'x'.repeat(8_000_000);
+  await assert.rejects(from.send({ filling }, [], 50), /did not take a message within 50 ms/);
+  await assert.rejects(from.send({ type: 'abort' }), { kind: 'closed' });
+});

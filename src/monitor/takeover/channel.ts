@@ -33,6 +33,8 @@ export class TakeoverChannel {
   #length = 0;
   readonly #fds: number[] = [];
   #isClosed = false;
+  /** Of a message that is on its way: the other end can make nothing of what would follow. */
+  #isStuck = false;
 
   constructor(socket: HostSocket, clock: HostClock) {
     this.#socket = socket;
@@ -62,13 +64,34 @@ export class TakeoverChannel {
     return this.#isClosed && this.#length < HEADER_BYTES;
   }
 
-  /** Resolves when the kernel has all of it. Errors: closed. */
-  send(value: { [key: string]: Writable }, fds: readonly number[] = []): Promise<void> {
-    return this.#sending.run(() => this.#sendAlone(value, fds));
+  /** Resolves when the kernel has all of it. Errors: closed; timeout, after which nothing more can be sent. */
+  async send(
+    value: { [key: string]: Writable },
+    fds: readonly number[] = [],
+    mostMs?: number,
+  ): Promise<void> {
+    const late = `The other process did not take a message within ${mostMs} ms`;
+    const sent = this.#sending.run(() => this.#sendAlone(value, fds));
+    if (mostMs === undefined) return sent;
+    let isSent = false;
+    void sent
+      .catch(() => undefined)
+      .then(() => {
+        isSent = true;
+        this.#news.notify();
+      });
+    try {
+      await this.#until(() => isSent, { mostMs, late });
+    } catch (error) {
+      this.#isStuck = true;
+      this.#news.notify();
+      throw error;
+    }
+    return sent;
   }
 
   async #sendAlone(value: { [key: string]: Writable }, fds: readonly number[]): Promise<void> {
-    if (this.#isClosed) throw gone();
+    if (this.#isOut()) throw gone();
     const text = Buffer.from(formatJson(value), 'latin1');
     const header = Buffer.alloc(HEADER_BYTES);
     header.writeUInt32LE(text.length, 0);
@@ -77,33 +100,48 @@ export class TakeoverChannel {
     for (let at = MOST_FDS_AT_ONCE; at < fds.length; at += MOST_FDS_AT_ONCE)
       await this.#sendWith(Buffer.alloc(1), fds.slice(at, at + MOST_FDS_AT_ONCE));
     this.#socket.write(text);
-    await this.#news.until(() => this.#isClosed || this.#socket.queuedBytes === 0);
-    if (this.#isClosed) throw gone();
+    await this.#news.until(() => this.#isOut() || this.#socket.queuedBytes === 0);
+    if (this.#isOut()) throw gone();
+  }
+
+  #isOut(): boolean {
+    return this.#isClosed || this.#isStuck;
   }
 
   async #sendWith(bytes: Buffer, fds: readonly number[]): Promise<void> {
     if (fds.length === 0) return void this.#socket.write(bytes);
-    while (!this.#socket.sendFds?.(bytes, fds)) {
-      if (this.#isClosed || !this.#socket.sendFds) throw gone();
+    for (;;) {
+      // Then the descriptors may be closed.
+      if (this.#isOut() || !this.#socket.sendFds) throw gone();
+      if (this.#socket.sendFds(bytes, fds)) return;
       await this.#clock.sleep(RETRY_MS);
     }
   }
 
   /** The next message; undefined: the other end is gone. Errors: timeout; corrupt. */
   async receive(mostMs?: number): Promise<ReceivedMessage | undefined> {
+    const late = `The other process did not answer within ${mostMs} ms`;
+    let message: ReceivedMessage | undefined;
+    await this.#until(() => (message = this.#take()) !== undefined || this.#isClosed, { mostMs, late });
+    return message;
+  }
+
+  /** Errors: timeout, in the words of `late`; those of `isDone`. */
+  async #until(
+    isDone: () => boolean,
+    { mostMs, late }: { mostMs: number | undefined; late: string },
+  ): Promise<void> {
     let isLate = false;
-    const late = (): void => {
+    const end = (): void => {
       isLate = true;
       this.#news.notify();
     };
     // A process that was stopped itself hears its timer before what came meanwhile.
-    const look = (): void => void (timer = this.#clock.setTimer(RETRY_MS, late));
+    const look = (): void => void (timer = this.#clock.setTimer(RETRY_MS, end));
     let timer = mostMs === undefined ? undefined : this.#clock.setTimer(mostMs, look);
     try {
-      for (;;) {
-        const message = this.#take();
-        if (message || this.#isClosed) return message;
-        if (isLate) throw new BlockError('timeout', `The other process did not answer within ${mostMs} ms`);
+      while (!isDone()) {
+        if (isLate) throw new BlockError('timeout', late);
         await this.#news.wait();
       }
     } finally {

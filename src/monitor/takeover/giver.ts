@@ -117,26 +117,31 @@ class Giving {
 
   async #greet(): Promise<void> {
     const { engine, program } = this.#properties;
-    await this.#channel.send({
+    const hello = {
       type: 'hello',
       protocol: TAKEOVER_PROTOCOL,
       kind: engine.kind,
       stateFolder: program.stateFolder,
       folder: program.folder(),
-    });
+    };
+    await this.#channel.send(hello, [], REHEARSAL_MS);
     await this.#expect('hello', REHEARSAL_MS);
   }
 
   /** The other one opens all images by what is passed, as another process's. */
   async #rehearse(): Promise<void> {
     const { bundle, ...described } = this.#describe();
-    await this.#deliver({ type: 'rehearse', ...described }, bundle);
+    await this.#deliver({ type: 'rehearse', ...described }, bundle, REHEARSAL_MS);
     await this.#expect('rehearsed', REHEARSAL_MS);
   }
 
-  async #deliver(message: { type: string } & Partial<Prepared>, bundle: Bundle): Promise<void> {
+  async #deliver(
+    message: { type: string } & Partial<Prepared>,
+    bundle: Bundle,
+    mostMs: number,
+  ): Promise<void> {
     try {
-      await this.#channel.send({ ...message }, bundle.fds);
+      await this.#channel.send({ ...message }, bundle.fds, mostMs);
     } finally {
       bundle.end((fd) => this.#properties.engine.host.sharing?.close(fd));
     }
@@ -258,7 +263,7 @@ class Giving {
       const lock = program.stateLock?.descriptor;
       if (lock !== undefined) live.lock = bundle.add(lock);
       this.#isTold = true;
-      await this.#deliver({ type: 'prepare', ...described, live }, bundle);
+      await this.#deliver({ type: 'prepare', ...described, live }, bundle, timeoutMs);
       await this.#expect('ready', timeoutMs);
       return await this.#commit(report);
     } catch (error) {
@@ -275,8 +280,10 @@ class Giving {
     engine.graph.keeper = undefined;
     const pause = engine.host.clock.nowMs() - this.#startMs;
     try {
-      await this.#channel.send({ type: 'commit', report: { ...report, pause } });
-      await this.#expect('owned', timeoutMs).catch((error: unknown) => this.#lastWord(error));
+      await this.#channel
+        .send({ type: 'commit', report: { ...report, pause } }, [], timeoutMs)
+        .then(() => this.#expect('owned', timeoutMs))
+        .catch((error: unknown) => this.#lastWord(error));
     } catch (error) {
       engine.graph.keeper = keeper;
       throw error;
@@ -309,7 +316,7 @@ class Giving {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     if (!this.#isTold && !this.#channel.isClosed)
-      await this.#channel.send({ type: 'abort' }).catch(() => undefined);
+      await this.#channel.send({ type: 'abort' }, [], ENDS_WITHIN_MS).catch(() => undefined);
     if (this.#isTold) {
       this.#peer.kill();
       const { clock } = this.#properties.engine.host;
