@@ -29,6 +29,8 @@ export interface HostPeer {
   readonly isSameUser: boolean;
   /** Ends it at once; it makes no further call. */
   kill(): void;
+  /** Asks it to end. */
+  terminate(): void;
 }
 
 /**

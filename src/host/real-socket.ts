@@ -19,9 +19,9 @@ export function descriptorOf(socket: object): number | undefined {
   return typeof handle.fd === 'number' && handle.fd >= 0 ? handle.fd : undefined;
 }
 
-function killNow(pid: number): void {
+function signal(pid: number, name: NodeJS.Signals): void {
   try {
-    process.kill(pid, 'SIGKILL');
+    process.kill(pid, name);
   } catch {
     // It has ended.
   }
@@ -202,7 +202,11 @@ export class RealSocket implements HostSocket {
     const found = fd === undefined ? undefined : this.#system.sockets.peer(fd);
     if (!found) return undefined;
     const { pid, uid } = found;
-    return { pid, isSameUser: uid === process.geteuid?.(), kill: () => killNow(pid) };
+    return {
+      ...{ pid, isSameUser: uid === process.geteuid?.() },
+      kill: () => signal(pid, 'SIGKILL'),
+      terminate: () => signal(pid, 'SIGTERM'),
+    };
   }
 
   #fd(): number | undefined {

@@ -144,6 +144,8 @@ export class EngineParts {
   daemon: Promise<DaemonProgram> | undefined;
   /** Settled by `quit`; the program then closes the engine and ends. */
   readonly quitting: Deferred<void> = deferred();
+  /** Settled when no other process takes this one's place any more: the program ends after that. */
+  handingOver: Promise<void> | undefined;
   readonly #listeners: Listeners;
   /** Where disks are written to, for those who ask. */
   readonly heats: KeptHeats;

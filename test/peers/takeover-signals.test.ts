@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { Daemon, PROGRAM, scratch, skipWithout } from './daemon.js';
+import { fakeSuccessor } from './fake-successor.js';
+import { startDaemon } from './takeover-sides.js';
 
 /** A program that is livedisk, of which the first process that it is to start has no program, and the second one too long an environment. */
 const UNSTARTABLE = `const { execPath } = process;
@@ -46,3 +48,35 @@ test(
     await daemon.execute('quit');
   },
 );
+
+test('a process that is told to end before it has given its place ends, and the new one serves nothing', async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const folder = scratch(t);
+  const daemon = await startDaemon(t, folder);
+  const next = await fakeSuccessor(t, folder, 'slow');
+  const [ended, nextEnded] = [once(daemon.process, 'exit'), once(next.process, 'exit')];
+  const taking = daemon.raw('x-takeover', { socket: 'next.sock' });
+  await next.untilSaid('asked for ready');
+  daemon.process.kill('SIGTERM');
+  assert.match((await taking).error?.desc ?? '', /No takeover: this process is ending/);
+  assert.deepEqual(await ended, [0, null]);
+  assert.deepEqual(await nextEnded, [null, 'SIGKILL']);
+  assert.doesNotMatch(next.output(), /owned/);
+  assert.ok(!existsSync(join(folder, 'qmp.sock')) && !existsSync(join(folder, 'pid')));
+});
+
+test('the end of a process that is giving its place is told to who has it by then', async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const folder = scratch(t);
+  const daemon = await startDaemon(t, folder);
+  const next = await fakeSuccessor(t, folder, 'slow');
+  const [ended, nextEnded] = [once(daemon.process, 'exit'), once(next.process, 'exit')];
+  void daemon.raw('x-takeover', { socket: 'next.sock' });
+  await next.untilSaid('asked for owned');
+  daemon.process.kill('SIGTERM');
+  assert.deepEqual(await ended, [0, null]);
+  assert.deepEqual(await nextEnded, [0, null]);
+  assert.match(next.output(), /told to end/);
+  // It is the new one's.
+  assert.ok(existsSync(join(folder, 'qmp.sock')));
+});

@@ -1,3 +1,4 @@
+import { deferred } from '../../base/async.js';
 import { CancelSignal } from '../../base/cancel-signal.js';
 import { BlockError, toBlockError } from '../../base/error.js';
 import { prepareInactivation } from '../../block/activity.js';
@@ -55,14 +56,14 @@ export interface GivingProperties {
  */
 export async function giveOver(properties: GivingProperties): Promise<never> {
   const { engine, socketPath } = properties;
-  const report = planTakeover(engine);
-  assertWilling(report);
+  assertWilling(planTakeover(engine));
   const socket = await engine.host.net.connect(
     { type: 'unix', path: socketPath },
     { receiveFds: true, timeoutMs: properties.timeoutMs },
   );
   const peer = assertSameUser(socket);
   const giving = new Giving(properties, new TakeoverChannel(socket, engine.host.clock), peer);
+  void engine.quitting.promise.then(() => (giving.isQuitting = true));
   try {
     return await giving.run();
   } catch (error) {
@@ -94,6 +95,8 @@ class Giving {
   /** The other one has been told all: it may write until it has ended. */
   #isTold = false;
   #hasEnded = false;
+  /** This process has been told to end. */
+  isQuitting = false;
 
   constructor(properties: GivingProperties, channel: TakeoverChannel, peer: HostPeer) {
     this.#properties = properties;
@@ -109,10 +112,29 @@ class Giving {
     try {
       // What is flushed now need not be while guests are held.
       await this.#within(flushAll(engine));
-      return await this.#held(() => this.#handOver());
+      return await this.#handingOver(() => this.#held(() => this.#handOver()));
     } finally {
       goOn();
     }
+  }
+
+  /** The end of this process waits for `body`: what the other one has by then must not be closed here. */
+  async #handingOver(body: () => Promise<never>): Promise<never> {
+    const { engine } = this.#properties;
+    this.#assertStays();
+    const over = deferred();
+    engine.handingOver = over.promise;
+    try {
+      return await body();
+    } finally {
+      engine.handingOver = undefined;
+      over.resolve();
+    }
+  }
+
+  /** Errors: closed. */
+  #assertStays(): void {
+    if (this.isQuitting) throw new BlockError('closed', 'this process is ending');
   }
 
   async #greet(): Promise<void> {
@@ -222,6 +244,7 @@ class Giving {
     const { engine, timeoutMs } = this.#properties;
     const { clock } = engine.host;
     for (;;) {
+      this.#assertStays();
       const obstacle = this.#obstacle();
       if (obstacle === undefined) return;
       if (clock.nowMs() - this.#startMs > timeoutMs) throw new BlockError('timeout', obstacle);
@@ -247,6 +270,7 @@ class Giving {
   /** Nothing is in flight. */
   async #handOver(): Promise<never> {
     const { engine, program, asker, timeoutMs } = this.#properties;
+    this.#assertStays();
     const report = planTakeover(engine);
     assertWilling(report);
     assertAtRest(engine);
@@ -276,6 +300,7 @@ class Giving {
   /** From here on it is the other one's, unless that has ended before it said so. */
   async #commit(report: Report): Promise<never> {
     const { engine, program, timeoutMs } = this.#properties;
+    this.#assertStays();
     const keeper = engine.graph.keeper;
     engine.graph.keeper = undefined;
     const pause = engine.host.clock.nowMs() - this.#startMs;
@@ -291,6 +316,8 @@ class Giving {
     for (const connection of this.#waiting?.splice(0) ?? []) this.#send(connection);
     this.#waiting = undefined;
     while (this.#sending.size > 0) await Promise.all(this.#sending);
+    // Whoever wanted the service to end knew of this process only.
+    if (this.isQuitting) this.#peer.terminate();
     program.handedOver();
     return new Promise<never>(() => undefined);
   }

@@ -38,6 +38,8 @@ export type Given = Described &
     | 'sessions'
     | 'guestProgram'
     | 'daemon'
+    | 'quitting'
+    | 'handingOver'
     | 'heats'
     | 'deletingPoints'
   >;

@@ -179,5 +179,7 @@ function withNode(error: BlockError): BlockError {
 async function untilEnd(engine: Engine): Promise<void> {
   const keepAlive = setInterval(() => undefined, LONG_MS);
   await engine.quitting.promise;
+  // Another process may have all of it by now.
+  await engine.handingOver;
   clearInterval(keepAlive);
 }
