@@ -31,6 +31,11 @@ export interface HostPeer {
   kill(): void;
   /** Asks it to end. */
   terminate(): void;
+  /** It is to do nothing until goOn() or kill(); what it was about to do it may do before isStopped. */
+  stop(): void;
+  /** Also when it has ended. */
+  readonly isStopped: boolean;
+  goOn(): void;
 }
 
 /**

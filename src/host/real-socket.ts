@@ -27,6 +27,25 @@ function signal(pid: number, name: NodeJS.Signals): void {
   }
 }
 
+/** Whether none of its threads runs. */
+function isAtRest(pid: number): boolean {
+  let threads: string[];
+  try {
+    threads = fs.readdirSync(`/proc/${pid}/task`);
+  } catch {
+    return true;
+  }
+  try {
+    return threads.every((thread) => {
+      const text = fs.readFileSync(`/proc/${pid}/task/${thread}/stat`, 'latin1');
+      return 'TtZX'.includes(text.charAt(text.lastIndexOf(')') + 2));
+    });
+  } catch {
+    // A thread has ended meanwhile.
+    return false;
+  }
+}
+
 /** Throws away what comes until the peer hangs up, or for so long; then the descriptor is closed. */
 function untilPeerGone(fd: number, mostMs: number | undefined): Promise<void> {
   const { Socket } = process.getBuiltinModule('node:net');
@@ -206,6 +225,11 @@ export class RealSocket implements HostSocket {
       ...{ pid, isSameUser: uid === process.geteuid?.() },
       kill: () => signal(pid, 'SIGKILL'),
       terminate: () => signal(pid, 'SIGTERM'),
+      stop: () => signal(pid, 'SIGSTOP'),
+      get isStopped() {
+        return isAtRest(pid);
+      },
+      goOn: () => signal(pid, 'SIGCONT'),
     };
   }
 

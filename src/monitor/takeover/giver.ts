@@ -19,6 +19,7 @@ import {
   nbdServersOf,
   vhostServersOf,
 } from './live.js';
+import { hasSpoken } from './last-word.js';
 import { type Prepared, TAKEOVER_PROTOCOL } from './messages.js';
 import { describeJobs, nodesOfJobs } from './passed-jobs.js';
 import { assertWilling, planTakeover, type Report } from './plan.js';
@@ -322,14 +323,10 @@ class Giving {
     return new Promise<never>(() => undefined);
   }
 
-  /** It may have said that it serves before it ended: then nobody else may. */
+  /** It may have said meanwhile that it serves: then nobody else may. */
   async #lastWord(error: unknown): Promise<void> {
-    this.#peer.kill();
-    const isOwner = await this.#expect('owned', ENDS_WITHIN_MS).then(
-      () => true,
-      () => false,
-    );
-    if (!isOwner) throw error;
+    const look = (mostMs: number): Promise<void> => this.#expect('owned', mostMs);
+    if (!(await hasSpoken(this.#peer, this.#properties.engine.host.clock, look))) throw error;
   }
 
   #within<T>(work: Promise<T>): Promise<T> {
