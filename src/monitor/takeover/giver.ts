@@ -1,9 +1,6 @@
 import { deferred } from '../../base/async.js';
 import { CancelSignal } from '../../base/cancel-signal.js';
 import { BlockError, toBlockError } from '../../base/error.js';
-import { prepareInactivation } from '../../block/activity.js';
-import type { PreparedChange } from '../../block/driver.js';
-import type { Node } from '../../block/node.js';
 import type { HostFile, HostSocket } from '../../host/host.js';
 import type { HostPeer, PassedListener } from '../../host/passing.js';
 import { assertStill } from '../../jobs/passed/rest-jobs.js';
@@ -23,6 +20,7 @@ import { hasSpoken } from './last-word.js';
 import { type Prepared, TAKEOVER_PROTOCOL } from './messages.js';
 import { describeJobs, nodesOfJobs } from './passed-jobs.js';
 import { assertWilling, planTakeover, type Report } from './plan.js';
+import { flushAll, storeAll, undo } from './storing.js';
 import { within } from './within.js';
 
 /** While nobody is held. */
@@ -276,8 +274,11 @@ class Giving {
     assertWilling(report);
     assertAtRest(engine);
     assertStill(engine.jobs.list());
-    const storing = storeAll(engine);
+    const late = new CancelSignal();
+    const storing = storeAll(engine, late);
     const changes = await this.#within(storing).catch((error: unknown) => {
+      // Guests go on: nothing more may be stored as if nobody wrote.
+      late.cancel();
       void storing.then(undo).catch(() => undefined);
       throw error;
     });
@@ -356,63 +357,4 @@ function connectionMessage({
   fd,
 }: PassedListener): [value: { type: string; names: string[] }, fds: number[]] {
   return [{ type: 'connection', names: [...names] }, [fd]];
-}
-
-/** What the kernel has of plain files it has for both. */
-function keepsTables({ driver }: Node): boolean {
-  return driver.kind === 'format' && driver.isFallback !== true;
-}
-
-function formatsOf({ graph }: Given): Node[] {
-  const seen = new Set<Node>();
-  // Those above come before those below.
-  const visit = (node: Node, order: Node[]): void => {
-    if (seen.has(node)) return;
-    seen.add(node);
-    for (const edge of node.children.values()) visit(edge.node, order);
-    order.unshift(node);
-  };
-  const order: Node[] = [];
-  for (const node of graph.nodes.values()) visit(node, order);
-  return order.filter((node) => node.isOpen && node.isWritable && keepsTables(node));
-}
-
-/** Only who has written to a server knows what it may lose still: the other process begins with a connection of its own. */
-function serversOf({ graph }: Given): Node[] {
-  return [...graph.nodes.values()].filter(
-    ({ isOpen, readOnly, driver, instance }) =>
-      isOpen && !readOnly && driver.kind === 'protocol' && !instance.passed,
-  );
-}
-
-async function flushAll(engine: Given): Promise<void> {
-  for (const { instance } of [...formatsOf(engine), ...serversOf(engine)]) await instance.flush();
-}
-
-/** All that formats have in memory is in their images, servers keep what they have, and nothing is written by itself any more. */
-async function storeAll(engine: Given): Promise<Array<PreparedChange | undefined>> {
-  const done: Array<PreparedChange | undefined> = [];
-  try {
-    for (const { side } of engine.graph.nodes.values()) {
-      if (!side) continue;
-      done.push({ commit: () => undefined, abort: () => side.log.goOn() });
-      await side.log.rest();
-    }
-    for (const node of formatsOf(engine)) {
-      done.push(await prepareInactivation(node));
-      // Whoever opens it would repair it first.
-      if (node.instance.info().isDirty === true)
-        throw new BlockError('busy', `The image of node '${node.name}' is not clean`);
-    }
-    for (const { instance } of serversOf(engine)) await instance.flush();
-    return done;
-  } catch (error) {
-    undo(done);
-    throw error;
-  }
-}
-
-/** They go on. */
-function undo(changes: ReadonlyArray<PreparedChange | undefined>): void {
-  for (const change of [...changes].reverse()) change?.abort();
 }
