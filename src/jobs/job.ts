@@ -362,10 +362,12 @@ export class Job {
 
   /**
    * For a guest that has stopped, and is to go on elsewhere: a READY mirror stays, with nothing left to copy, when the
-   * source becomes another's. Answers what it copies to; undefined where the job cannot stay. Errors: those of a flush.
+   * source becomes another's. Answers what it copies to; undefined where the job cannot stay, or ends: what one holds that
+   * was cancelled softly is of before the guest stopped. Errors: those of a flush.
    */
   async settle(): Promise<Node | undefined> {
-    return this.type === 'mirror' && this.isReady ? this.#work().settle?.() : undefined;
+    const mayStay = this.type === 'mirror' && this.isReady && !this.isEnding;
+    return mayStay ? this.#work().settle?.() : undefined;
   }
 
   /** For the end of the program: whatever the status. Resolves when the job is over. */

@@ -435,13 +435,13 @@ export class MirrorJob implements JobDriver {
   async settle(): Promise<Node | undefined> {
     const { job } = this;
     const { clock } = this.place.graph.host;
-    const isLeft = (): boolean => job.isReady && !job.isCancelled && !job.pace.isUserPaused;
+    const isLeft = (): boolean => job.isReady && !job.isEnding && !job.pace.isUserPaused;
     do {
       while (isLeft() && this.#copy.remainingBytes > 0) {
         job.pace.kick();
         await clock.sleep(SETTLE_SLEEP_MS);
       }
-      if (this.#copy.remainingBytes > 0 || !job.isReady || job.isCancelled) return undefined;
+      if (this.#copy.remainingBytes > 0 || !job.isReady || job.isEnding) return undefined;
       await this.#targetBackend.flush();
       this.#copy.markDoubtful();
     } while (this.#copy.remainingBytes > 0);

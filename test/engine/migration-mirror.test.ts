@@ -44,3 +44,20 @@ test('a mirror that rests with something left to copy keeps the machine here', a
   assert.equal(info['error-desc'], "The mirror job 'j' has not ended: its images cannot go");
   assert.equal(await statusOf(source), 'running');
 });
+
+test('a mirror that ends with a moment of before, and not with what the guest wrote last, keeps the machine here', async (t) => {
+  const bed = await MigrationBed.shared(t);
+  const { source } = bed;
+  await source.image('spare');
+  await source.execute('blockdev-mirror', { 'job-id': 'j', device: 'A', target: 'spare', sync: 'full' });
+  await source.event('BLOCK_JOB_READY', 'j');
+  await source.execute('block-job-set-speed', { device: 'j', speed: 262144 });
+  await source.guest('write -P 0x22 1M 1M');
+  await source.execute('block-job-cancel', { device: 'j' });
+  await source.guest('write -P 0x33 1M 1M');
+  await bed.move();
+  const info = (await source.execute('query-migrate')) as JsonObject;
+  assert.equal(info['error-desc'], "The mirror job 'j' has not ended: its images cannot go");
+  assert.equal(await statusOf(source), 'running');
+  await source.guest('read -P 0x33 1M 1M');
+});

@@ -180,6 +180,39 @@ test('a copy that fails ends the move: the guest goes on here', async (t) => {
   await source.guest('write -P 0x55 0 64k');
 });
 
+test('a copy that the user has ended by itself is not taken for the end of the move: the guest goes on here', async (t) => {
+  const bed = await MoveBed.create(t);
+  const { source, destination } = bed;
+  await source.image('B');
+  await source.engine.addDevice('B', { id: 'virtio1' });
+  await source.execute('human-monitor-command', { 'command-line': 'qemu-io B "write -P 0x11 0 1M"' });
+  const filename = destination.path('B.qcow2');
+  await createImage(destination.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
+  await destination.engine.addNode({ driver: 'qcow2', 'node-name': 'B', file: { driver: 'file', filename } });
+  await destination.engine.addDevice('B', { id: 'virtio1' });
+  await destination.execute('block-export-add', {
+    ...{ type: 'nbd', id: 'f', 'node-name': 'B', name: 'virtio1', writable: true },
+  });
+  await bed.move({ storage: { ...bed.storage, speed: 65536 } });
+  const [first, second] = ['x-move-virtio0', 'x-move-virtio1'].map((id) =>
+    source.engine.jobs.list().find((job) => job.id === id),
+  );
+  assert.ok(first && second);
+  await first.setSpeed(0);
+  await source.event('BLOCK_JOB_READY', first.id);
+  await first.setSpeed(262144);
+  await source.guest('write -P 0x22 0 1M');
+  await source.execute('block-job-cancel', { device: first.id });
+  // Its copy is of the moment before.
+  await source.guest('write -P 0x33 0 1M');
+  await second.setSpeed(0);
+  const info = await bed.end();
+  assert.deepEqual([info.stage, info.error], ['failed', "The copy of disk 'virtio0' was ended"]);
+  assert.deepEqual([await statusOf(source), await statusOf(destination)], ['running', 'inmigrate']);
+  await source.guest('read -P 0x33 0 1M');
+  assert.deepEqual(source.engine.jobs.list(), []);
+});
+
 test('a move with bitmaps that was cut when all of it was there is done by the next try, and refused by no dry run', async (t) => {
   const bed = await MoveBed.create(t);
   const { source, destination } = bed;

@@ -111,12 +111,16 @@ export class MovedDisk {
 
   /** Both are alike but for what the guest has just written. Errors: of a copy that has failed. */
   async isInStep(): Promise<boolean> {
+    await this.#assertGoesOn();
+    return this.#job?.isReady === true;
+  }
+
+  /** Who ends a copy by himself has one of that moment, and not of what the guest writes after it. */
+  async #assertGoesOn(): Promise<void> {
     const job = this.#job;
-    if (job?.isOver === true) {
-      await job.result();
-      throw new BlockError('cancelled', `The copy of disk '${this.device}' was ended`);
-    }
-    return job?.isReady === true;
+    if (job?.isEnding !== true) return;
+    if (job.isOver || job.failureText !== undefined) await job.result();
+    throw new BlockError('cancelled', `The copy of disk '${this.device}' was ended`);
   }
 
   progress(): { doneBytes: number; leftBytes: number; bytesPerSecond: number } {
@@ -132,6 +136,7 @@ export class MovedDisk {
   async finish(): Promise<void> {
     const job = this.#job;
     if (!job) return;
+    await this.#assertGoesOn();
     await job.cancel({ force: false, softOnReady: true });
     await job.result();
     await this.close();
