@@ -1,5 +1,6 @@
 import { writeBuffer } from '../../host/whole-buffers.js';
 import { IoVector } from '../../base/io-vector.js';
+import type { CancelSignal } from '../../base/cancel-signal.js';
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import { KiB } from '../../base/limits.js';
@@ -18,6 +19,9 @@ import { type ByteStream, SocketStream } from '../../wire/migration/byte-stream.
 import type { Door, DoorTls, PassedDoor } from './destination.js';
 import type { MoveSettings, Route } from './settings.js';
 import type { MoveTarget } from './target.js';
+
+/** How long a connection may take to be there, secured where it is to be. */
+const CONNECT_MS = 30_000;
 
 /** What a machine's state goes over. */
 export interface Roads {
@@ -55,11 +59,62 @@ function socketRoute(roads: Roads, address: SocketAddress): Route {
   const tls = clientTls(roads, address.type === 'inet' ? address.host : undefined);
   return {
     canReopen: true,
-    async open() {
-      const socket = await host.net.connect(address);
-      return new SocketStream(tls.end ? await host.net.secure(socket, tls.end()) : socket);
+    async open(unwanted) {
+      const endMs = host.clock.nowMs() + CONNECT_MS;
+      const socket = await connectedTo(host, address, unwanted);
+      if (!tls.end) return new SocketStream(socket);
+      const forget = unwanted.onCancel(() => socket.destroy());
+      try {
+        return new SocketStream(await secured(host, socket, tls.end(), endMs));
+      } catch (error) {
+        unwanted.check();
+        throw error;
+      } finally {
+        forget();
+      }
     },
   };
+}
+
+/** Errors: those of connecting; ECANCELED. */
+async function connectedTo(
+  { net }: Host,
+  address: SocketAddress,
+  unwanted: CancelSignal,
+): Promise<HostSocket> {
+  const connecting = net.connect(address, { timeoutMs: CONNECT_MS });
+  try {
+    return await unwanted.during(connecting);
+  } catch (error) {
+    // One that comes later is nobody's.
+    connecting.then(
+      (socket) => socket.destroy(),
+      () => undefined,
+    );
+    throw error;
+  }
+}
+
+/** Errors: those of the handshake; timeout where the other end says nothing. */
+async function secured(
+  { net, clock }: Host,
+  socket: HostSocket,
+  end: TlsEnd,
+  endMs: number,
+): Promise<HostSocket> {
+  let isLate = false;
+  const timer = clock.setTimer(Math.max(endMs - clock.nowMs(), 0), () => {
+    isLate = true;
+    socket.destroy();
+  });
+  try {
+    return await net.secure(socket, end);
+  } catch (error) {
+    if (!isLate) throw error;
+    throw new BlockError('timeout', 'TLS handshake failed: the other end does not answer', { cause: error });
+  } finally {
+    timer.cancel();
+  }
 }
 
 function descriptorRoute(roads: Roads, name: string | number): Route {
@@ -171,7 +226,8 @@ async function comesIn(
   socket: HostSocket,
 ): Promise<ByteStream | undefined> {
   try {
-    return new SocketStream(end ? await host.net.secure(socket, end()) : socket);
+    const endMs = host.clock.nowMs() + CONNECT_MS;
+    return new SocketStream(end ? await secured(host, socket, end(), endMs) : socket);
   } catch (error) {
     warn(error instanceof Error ? error.message : String(error));
     return undefined;

@@ -1,3 +1,4 @@
+import type { CancelSignal } from '../../base/cancel-signal.js';
 import type { Host } from '../../host/host.js';
 import type { ByteStream } from '../../wire/migration/byte-stream.js';
 import { Capabilities } from './capabilities.js';
@@ -12,9 +13,9 @@ export interface MoveSettings {
   readonly warn: (text: string) => void;
 }
 
-/** Opens a connection to the destination, again and again where that is possible. */
+/** Opens a connection to the destination, again and again where that is possible. Errors: those of connecting; timeout; ECANCELED. */
 export interface Route {
-  open(): Promise<ByteStream>;
+  open(unwanted: CancelSignal): Promise<ByteStream>;
   readonly canReopen: boolean;
 }
 

@@ -1,8 +1,10 @@
 import { assert, defined } from '../../base/assert.js';
 import { deferred, type Deferred, Notifier } from '../../base/async.js';
+import { CancelSignal } from '../../base/cancel-signal.js';
 import { BlockError, toBlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { MigrationInfo, MigrationStatus, MoveInfo } from '../../schema/migration.js';
+import type { ByteStream } from '../../wire/migration/byte-stream.js';
 import { MoveChannel, RefusedByPeer } from '../../wire/migration/channel.js';
 import { SectionsDigest } from '../../wire/migration/digest.js';
 import type { RunStatus } from '../run-state.js';
@@ -44,6 +46,8 @@ export class SourceMove {
   #channel: MoveChannel | undefined;
   /** On which the destination is being asked who has the machine. */
   #asking: MoveChannel | undefined;
+  /** Of connections that are on their way. */
+  readonly #opening = new Set<CancelSignal>();
   #progress: MoveProgress;
   #isCancelled = false;
   #isClosed = false;
@@ -158,7 +162,7 @@ export class SourceMove {
 
   async #run(route: Route, words: MoveWords): Promise<void> {
     try {
-      const stream = await route.open();
+      const stream = await this.#connect(route);
       const { host, parameters } = this.#settings;
       this.#channel = new MoveChannel(stream, host.clock, () => Number(parameters.values['max-bandwidth']));
       this.#progress.channel = this.#channel;
@@ -168,6 +172,24 @@ export class SourceMove {
       if (this.#claimed !== words) await this.#fail(error, route, words);
     }
     if (this.#claimed === words) await this.#claiming;
+  }
+
+  /** Errors: those of connecting; cancelled. */
+  async #connect(route: Route): Promise<ByteStream> {
+    const unwanted = new CancelSignal();
+    this.#opening.add(unwanted);
+    try {
+      return await route.open(unwanted);
+    } catch (error) {
+      if (unwanted.isCancelled) this.#assertWanted();
+      throw error;
+    } finally {
+      this.#opening.delete(unwanted);
+    }
+  }
+
+  #stopOpening(): void {
+    for (const unwanted of this.#opening) unwanted.cancel();
   }
 
   /** `isCut`: it is an error of sending. */
@@ -265,7 +287,7 @@ export class SourceMove {
   async rehearse(route: Route, bitmaps: boolean): Promise<number> {
     const { clock, random } = this.#settings.host;
     const startMs = clock.nowMs();
-    const channel = new MoveChannel(await route.open(), clock);
+    const channel = new MoveChannel(await this.#connect(route), clock);
     try {
       await channel.greeted();
       const roundTripMs = clock.nowMs() - startMs;
@@ -407,7 +429,7 @@ export class SourceMove {
   }
 
   async #ask(route: Route, words: MoveWords): Promise<void> {
-    const channel = new MoveChannel(await route.open(), this.#settings.host.clock);
+    const channel = new MoveChannel(await this.#connect(route), this.#settings.host.clock);
     try {
       if (this.#isDecided(words)) return;
       this.#asking = channel;
@@ -499,18 +521,21 @@ export class SourceMove {
     this.#isCancelled = true;
     this.#set('cancelling');
     if (this.#phase === 'running') this.#machine.parts.guestMemory()?.giveUp();
+    this.#stopOpening();
     this.#hangUp('cancelled by the source');
     this.#changed.notify();
   }
 
   /** The link breaks. */
   hangUp(): void {
+    this.#stopOpening();
     this.#channel?.close();
   }
 
   /** The engine ends. */
   async close(): Promise<void> {
     this.#isClosed = true;
+    this.#stopOpening();
     this.#channel?.close();
     this.#asking?.close();
     this.#changed.notify();
