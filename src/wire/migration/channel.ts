@@ -76,6 +76,7 @@ export class MoveChannel {
     }
   }
 
+  /** Errors: those of the connection; timeout when the other end takes nothing for so long. */
   async send<N extends MessageName>(name: N, body: MessageOf<N>['body']): Promise<void> {
     this.lastSent = name;
     await this.#write(encodeFrame(encodeMessage(name, body)));
@@ -177,8 +178,26 @@ export class MoveChannel {
       this.#paidUntilMs = due + (bytes.length / bandwidth) * 1000;
       if (due > now) await this.#clock.sleep(due - now);
     }
-    await this.stream.write(bytes);
+    await this.#taken(bytes);
     this.sentBytes += bytes.length;
+  }
+
+  /** Who takes nothing for so long is not there. A file, or a command, has all the time it wants. */
+  async #taken(bytes: Buffer): Promise<void> {
+    if (this.stream.isOneWay) return this.stream.write(bytes);
+    let isLate = false;
+    const timer = this.#clock.setTimer(SILENCE_MS, () => {
+      isLate = true;
+      this.stream.destroy();
+    });
+    try {
+      await this.stream.write(bytes);
+    } catch (error) {
+      if (isLate) throw new BlockError('timeout', 'The other end does not answer', { cause: error });
+      throw error;
+    } finally {
+      timer.cancel();
+    }
   }
 }
 
