@@ -242,6 +242,9 @@ export class BothWorlds implements GuestProgram {
   async #cont(): Promise<void> {
     this.#engine.moves.assertOwner();
     if (this.#engine.runState.status === 'inmigrate') return cont(this.#engine);
+    // Else its processors begin before it is refused, and its memory has left.
+    if (this.memory.hasGone) throw new BlockError('invalid', 'Migration is not finalized yet');
+    this.#engine.runState.assertMayResume();
     this.#isStopAsked = false;
     if (this.#engine.runState.status === 'io-error') {
       await cont(this.#engine);

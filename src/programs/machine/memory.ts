@@ -57,6 +57,11 @@ export class MachineMemory implements GuestMemory {
     return this.#isLeaving;
   }
 
+  /** The program has written all of it, which the move has not sent yet. */
+  get hasGone(): boolean {
+    return this.#isLeaving && this.#status === 'completed';
+  }
+
   async leave(send: (bytes: Buffer) => Promise<void>): Promise<void> {
     await inPrivateFolder(async (path) => {
       const connected = deferred<ByteStream>();
@@ -74,8 +79,8 @@ export class MachineMemory implements GuestMemory {
         if (this.#status !== 'completed') throw await this.#why();
       } finally {
         stream?.destroy();
-        this.#isLeaving = false;
         await listener.close();
+        this.#isLeaving = false;
       }
     });
   }
