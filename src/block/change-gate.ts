@@ -8,6 +8,8 @@ export type Change =
 export interface ChangeGate {
   /** Whether a change of the range may go on directly, now. */
   isOpen(offset: number, lengthBytes: number): boolean;
+  /** What takes a wait goes through run() even where it might go on directly: the gate is to know of it meanwhile. */
+  readonly tracks?: boolean;
   /** Sees a change through: calls `forward`, which does it, when it may. */
   run(change: Change, forward: () => Promise<void>): Promise<void>;
   /** The same of a flush; absent: it goes on directly. */

@@ -188,7 +188,8 @@ export class NodeIo {
   }
 
   #passes(offset: number, lengthBytes: number): boolean {
-    return this.#node.gate?.isOpen(offset, lengthBytes) ?? true;
+    const { gate } = this.#node;
+    return gate === undefined || (gate.tracks !== true && gate.isOpen(offset, lengthBytes));
   }
 
   async #throughGate(change: Change, forward: () => Promise<void>): Promise<void> {

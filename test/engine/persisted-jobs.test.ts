@@ -3,6 +3,7 @@ import { readFileSync, statSync, truncateSync, utimesSync, writeFileSync } from 
 import { test, type TestContext } from 'node:test';
 import { JobJournal } from '../../src/jobs/persisted/job-journal.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+import { Held } from './held.js';
 
 const MIRROR = { 'job-id': 'j', device: 'S', target: 'T', sync: 'full' };
 
@@ -16,8 +17,13 @@ async function newBed(t: TestContext, folder?: string): Promise<EngineBed> {
     truncateSync(`${from}/T`, DISK_BYTES);
   }
   for (const name of ['S', 'T']) {
-    const file = { driver: 'file', filename: `${from}/${name}` };
-    await bed.engine.addNode({ driver: 'raw', 'node-name': name, file });
+    const file = {
+      driver: 'file',
+      filename: `${from}/${name}`,
+      'node-name': `${name}-file`,
+      discard: 'unmap',
+    };
+    await bed.engine.addNode({ driver: 'raw', 'node-name': name, file, discard: 'unmap' });
   }
   await bed.device('S');
   return bed;
@@ -120,6 +126,37 @@ test('after a restart a source that nobody changed is copied from where the job 
   assert.ok((await finish(bed)) <= 6 * MiB);
   assertAlike(first.folder);
 });
+
+for (const [what, change] of [
+  ['write', 'write -P 0x22 64k 64k'],
+  ['write of zeroes', 'write -z 64k 64k'],
+  ['discard', 'discard 64k 64k'],
+] as const)
+  test(`a ${what} that is under way while a checkpoint is made stays in the journal`, async (t) => {
+    const bed = await newBed(t);
+    const [flushes, changes] = [new Held(), new Held()];
+    const [source, target] = ['S-file', 'T-file'].map((name) => bed.engine.graph.node(name).instance);
+    assert.ok(source?.io && target);
+    flushes.hold(target, 'flush');
+    await bed.execute('blockdev-mirror', { ...MIRROR, 'x-persist': bed.path('journal'), speed: 2 * MiB });
+    const job = bed.engine.jobs.find('j');
+    assert.ok(job?.kept);
+    const { left } = job.kept;
+    await flushes.begun;
+    source.io.tryWrite = () => false;
+    for (const kind of ['write', 'writeZeroes', 'discard'] as const) changes.hold(source.io, kind);
+    const changing = bed.guest(change);
+    await changes.begun;
+    flushes.letGo();
+    await job.kept.checkpoint();
+    const told = [left.isDirty(0), left.isDirty(64 * 1024)];
+    changes.letGo();
+    await changing;
+    assert.deepEqual(told, [false, true], 'what the target lacks stays');
+    await job.setSpeed(0);
+    await finish(bed);
+    assertAlike(bed.folder);
+  });
 
 test('a journal is refused that is another job’s, in use, of other images, or none', async (t) => {
   const bed = await newBed(t);

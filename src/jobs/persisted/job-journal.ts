@@ -333,6 +333,8 @@ export class JobJournal {
       this.#setting === undefined &&
       this.left.nextClean(offset, offset + lengthBytes) === offset + lengthBytes;
     return {
+      // A bit that is set already is not to be cleared by a checkpoint that ends meanwhile.
+      tracks: true,
       isOpen: (offset, lengthBytes) => {
         this.#isSourceChanged = true;
         return isSet(offset, lengthBytes) && (inner?.isOpen(offset, lengthBytes) ?? true);
