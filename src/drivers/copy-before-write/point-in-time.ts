@@ -59,17 +59,26 @@ export class CopyBeforeWrite implements ChangeGate {
   }
 
   async run(change: Change, forward: () => Promise<void>): Promise<void> {
-    while (!this.isOpen(change.offset, change.lengthBytes)) {
-      try {
-        await this.#inTime(this.#copyDue(change.offset, change.lengthBytes, true));
-      } catch (error) {
-        if (this.#given) break;
-        if (this.#options.breaks === 'guest-write') throw error;
-        this.giveUp();
-        this.#options.failed(error);
-      }
-    }
+    while (!this.isOpen(change.offset, change.lengthBytes)) await this.copyFor(change);
     await forward();
+  }
+
+  /** Copies what is due of what a guest is about to change; where that fails, the change or the point in time is given up. */
+  async copyFor({ offset, lengthBytes }: Stretch): Promise<void> {
+    try {
+      await this.#inTime(this.#copyDue(offset, lengthBytes, true));
+    } catch (error) {
+      if (this.#given) return;
+      if (this.#options.breaks === 'guest-write') throw error;
+      this.giveUp();
+      this.#options.failed(error);
+    }
+  }
+
+  /** Some of a stretch is to be copied. */
+  isDue({ offset, lengthBytes }: Stretch): boolean {
+    const { due } = this.#options;
+    return due.nextDirty(offset, Math.min(offset + lengthBytes, due.sizeBytes)) !== undefined;
   }
 
   /** Errors: those of `copy`; ETIMEDOUT, and then the copy goes on by itself. */

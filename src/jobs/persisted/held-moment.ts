@@ -1,4 +1,6 @@
 import type { ChangeGate } from '../../block/change-gate.js';
+import type { Stretch } from '../../block/dirty-bitmap.js';
+import type { CopyBeforeWrite } from '../../drivers/copy-before-write/point-in-time.js';
 import type { JobJournal } from './job-journal.js';
 
 export interface HeldMomentOptions {
@@ -24,26 +26,30 @@ export class HeldMoment {
     this.#options = options;
   }
 
-  /** `inner` copies what is not in the target yet. */
-  gate(inner: ChangeGate): ChangeGate {
+  /** `inner` copies what is not in the target yet; it is to know of a change only once that may be made. */
+  gate(inner: CopyBeforeWrite): ChangeGate {
     const { journal } = this.#options;
+    const isOpen = (offset: number, lengthBytes: number): boolean =>
+      (this.#isGiven ? this.#isTold : journal.isSecured({ offset, lengthBytes })) &&
+      inner.isOpen(offset, lengthBytes);
     return {
-      isOpen: (offset, lengthBytes) =>
-        inner.isOpen(offset, lengthBytes) &&
-        (this.#isGiven ? this.#isTold : journal.isSecured({ offset, lengthBytes })),
-      run: (change, forward) =>
-        inner.run(change, async () => {
-          await this.#secure(change);
+      isOpen,
+      run: async (change, forward) => {
+        // What the target loses before it is durable there is due again.
+        while (!isOpen(change.offset, change.lengthBytes)) {
+          await inner.copyFor(change);
+          await this.#secure(change, inner);
           await this.#telling;
-          await forward();
-        }),
+        }
+        await forward();
+      },
     };
   }
 
-  async #secure(change: { offset: number; lengthBytes: number }): Promise<void> {
+  async #secure(change: Stretch, inner: CopyBeforeWrite): Promise<void> {
     const { journal, breaks, failed } = this.#options;
     try {
-      await journal.secure(change, () => this.#isGiven);
+      await journal.secure(change, () => this.#isGiven || inner.isDue(change));
     } catch (error) {
       if (breaks === 'guest-write') throw error;
       this.giveUp();

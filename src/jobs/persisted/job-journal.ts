@@ -250,8 +250,9 @@ export class JobJournal {
 
   // ---- a point in time
 
-  /** Target and journal have a stretch, durably. */
+  /** Target and journal have a stretch, durably; or there is no journal any more to wait for. */
   isSecured({ offset, lengthBytes }: Stretch): boolean {
+    if (this.#isClosed) return true;
     const end = offset + lengthBytes;
     const isUncertain = (one: Stretch): boolean => one.offset < end && offset < one.offset + one.lengthBytes;
     return this.left.nextDirty(offset, end) === undefined && !this.#uncertain.some(isUncertain);
