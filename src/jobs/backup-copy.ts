@@ -9,7 +9,7 @@ import { hasLostWrites } from '../block/lost-writes.js';
 import type { Node } from '../block/node.js';
 import { CopyBeforeWrite } from '../drivers/copy-before-write/point-in-time.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
-import { CopyWindow, journaledWindow } from './copy-window.js';
+import { CopyWindow, isRetried, journaledWindow } from './copy-window.js';
 import { dueAgain } from './due-again.js';
 import { Fleecing, type PassedFleecing } from './fleecing/fleecing.js';
 import type { FleecingBuffer } from './fleecing/fleecing-buffer.js';
@@ -283,12 +283,34 @@ export class BackupCopy {
 
   #zero(stretch: Stretch, writtenBytes: number): void {
     const { offset, lengthBytes } = stretch;
+    let isDueAgain = false;
     this.window.launch(0, async () => {
-      await this.mover.target.zero(offset, lengthBytes);
+      if (isDueAgain) return this.gate.copy(offset, lengthBytes);
+      try {
+        await this.mover.target.zero(offset, lengthBytes);
+      } catch (error) {
+        isDueAgain = isRetried(error) && this.#takeBack(stretch);
+        throw error;
+      }
       this.#zeroing.delete(stretch);
       this.#journal?.copied(offset, lengthBytes, writtenBytes);
       this.#tally.zeroBytes += lengthBytes;
     });
+  }
+
+  /**
+   * Zeroes that could not be written are due again while the source has them for certain: a guest that waits for them copies
+   * them itself, as the job may rest until the guest is done. Answers whether they are.
+   */
+  #takeBack(stretch: Stretch): boolean {
+    const { offset, lengthBytes } = stretch;
+    const journal = this.#journal;
+    const end = offset + lengthBytes;
+    if (!journal || journal.left.nextClean(offset, end) < end) return false;
+    this.#zeroing.delete(stretch);
+    this.#due.set(offset, lengthBytes);
+    journal.wake();
+    return true;
   }
 
   async #copyFirst(turn: CopyTurn, stretch: Stretch, forGuest: boolean): Promise<number> {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
+import { errnoError } from '../../src/base/error.js';
 import { createImage } from '../../src/block/create.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
@@ -154,4 +155,40 @@ test('in a transaction that fails, and where the journal is there already, nothi
   await bed.refusal('transaction', { actions: [good] });
   assert.equal(readFileSync(bed.path('journal'), 'utf8'), 'mine');
   assert.deepEqual(bed.engine.graph.node('S').dirtyBitmaps, []);
+});
+
+test('a guest does not wait for zeroes that the target has refused, while the job rests', async (t) => {
+  const bed = new EngineBed(t);
+  writeFileSync(bed.path('S'), '');
+  truncateSync(bed.path('S'), DISK_BYTES);
+  writeFileSync(bed.path('T'), Buffer.alloc(DISK_BYTES, 0x11));
+  for (const name of ['S', 'T']) {
+    const file = { driver: 'file', filename: bed.path(name), 'node-name': `${name}-file` };
+    await bed.engine.addNode({ driver: 'raw', 'node-name': name, file });
+  }
+  await bed.device('S');
+  const { io } = bed.engine.graph.node('T-file').instance;
+  assert.ok(io);
+  const writeZeroes = io.writeZeroes.bind(io);
+  let refused = 0;
+  io.writeZeroes = (...args) => {
+    if (refused++ === 0) return Promise.reject(errnoError('EIO'));
+    return writeZeroes(...args);
+  };
+  const persist = { 'x-persist': bed.path('journal'), 'on-target-error': 'stop' };
+  await bed.execute('blockdev-backup', { ...BACKUP, ...persist });
+  const job = bed.engine.jobs.find('j');
+  assert.ok(job);
+  while (job.status !== 'paused') await new Promise((resolve) => setTimeout(resolve, 5));
+  let isWritten = false;
+  const writing = bed.guest('write -P 0x22 0 64k').then(() => (isWritten = true));
+  for (let waits = 0; waits < 400 && !isWritten; waits++)
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  const wasWritten = isWritten;
+  job.resume();
+  await writing;
+  await job.concluded;
+  assert.ok(wasWritten, 'the guest waits until the job goes on');
+  assert.equal(job.error, undefined);
+  assert.ok(readFileSync(bed.path('T')).equals(Buffer.alloc(DISK_BYTES)));
 });
