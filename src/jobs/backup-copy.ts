@@ -106,6 +106,7 @@ export class BackupCopy {
       copy: (turn, stretch, forGuest) => this.#copyFirst(turn, stretch, forGuest),
       breaks,
       failed,
+      copied: (bytes, at) => journal?.copied(at, bytes),
     });
   }
 
@@ -246,10 +247,7 @@ export class BackupCopy {
     const mayTry = !this.#options.plan.discardSource;
     const tryCopy = (): number => {
       const data = status.data && !status.zero ? status : undefined;
-      const done = this.mover.tryCopy(offset, most, { unit, data });
-      const whole = done === most ? done : alignDown(done, unit);
-      if (whole > 0) this.#journal?.copied(offset, whole);
-      return done;
+      return this.mover.tryCopy(offset, most, { unit, data });
     };
     if (!mayTry || !this.window.isDoneNow(most, () => this.gate.tryCopy(offset, most, tryCopy)))
       this.window.launch(most, async () => {
@@ -322,7 +320,6 @@ export class BackupCopy {
       unit: this.#due.granularityBytes,
       fate,
     });
-    this.#journal?.copied(stretch.offset, copied);
     // A hint: what is not discarded is there for nothing.
     if (this.#options.plan.discardSource)
       await this.#options.place.filter

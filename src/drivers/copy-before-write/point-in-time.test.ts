@@ -79,3 +79,15 @@ test('who reads the point in time does not wait for what is on its way to the ta
   await gate.readFirst(0, GRANULE, async (found) => void (holder = found));
   assert.equal(holder, 'target');
 });
+
+test('what is on its way when the point in time is given up is not taken for copied', async () => {
+  const arrives = deferred();
+  const { gate, due, copied } = gateOver(4 * GRANULE, arrives.promise);
+  const copying = gate.copy(0, 2 * GRANULE);
+  await new Promise(setImmediate);
+  gate.giveUp();
+  arrives.resolve();
+  await copying;
+  assert.deepEqual(copied, []);
+  assert.equal(due.nextClean(0), 4 * GRANULE);
+});

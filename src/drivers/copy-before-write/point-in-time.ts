@@ -24,7 +24,7 @@ export interface CopyBeforeWriteOptions {
   readonly failed: (error: unknown) => void;
   /** How long a guest's change waits at most; default: as long as it takes. */
   readonly timeout?: { readonly clock: HostClock; readonly ms: number } | undefined;
-  readonly copied?: (bytes: number) => void;
+  readonly copied?: (bytes: number, offset: number) => void;
   /** What guests may have changed since the point in time: marked before they do. */
   readonly changed?: DirtyBitmap;
 }
@@ -139,7 +139,7 @@ export class CopyBeforeWrite implements ChangeGate {
     const whole = done === lengthBytes ? done : alignDown(done, due.granularityBytes);
     if (whole > 0) {
       due.reset(offset, whole);
-      copied?.(whole);
+      copied?.(whole, offset);
     }
     return whole === lengthBytes;
   }
@@ -190,8 +190,10 @@ export class CopyBeforeWrite implements ChangeGate {
       const bytes = await copy(turn, still, forGuest);
       const isWhole = bytes % due.granularityBytes === 0 || bytes === still.lengthBytes;
       assert(isWhole, () => `${bytes} bytes are no whole granules: the rest of the last one would be lost`);
+      // Guests may have changed it before it was read.
+      if (this.#given) return offset + lengthBytes;
       await this.#release(still.offset, bytes);
-      copied?.(bytes);
+      copied?.(bytes, still.offset);
       return still.offset + bytes;
     } finally {
       turn.end();
