@@ -275,13 +275,14 @@ export class SideBitmap implements BitmapStore {
     await this.log.settle();
   }
 
-  /** The file goes. */
+  /** The file goes, unless somebody has removed it already. No change of the node is in flight. */
   async remove(name: string): Promise<void> {
     if (name !== this.bitmap.name) return;
     this.log.abandon();
     this.#node.side = undefined;
     await this.#file.close();
-    await this.#host.files.unlink(this.path);
+    const { files } = this.#host;
+    if (await files.stat(this.path)) await files.unlink(this.path);
   }
 
   /** Before the disk gets another size, which nobody uses meanwhile. */

@@ -34,7 +34,7 @@ export function registerBitmaps(engine: Parts<'command' | 'graph' | 'host'>): vo
     return { sha256: createHash('sha256').update(bitmap.bytes()).digest('hex') };
   });
   engine.command('block-dirty-bitmap-add', async (args) => void (await addOne(engine, args)));
-  engine.command('block-dirty-bitmap-remove', async (args) => (await remove(engine, args)).settle());
+  engine.command('block-dirty-bitmap-remove', (args) => removeOne(engine, args));
   engine.command('block-dirty-bitmap-clear', (args) => void clear(engine, args));
   engine.command('block-dirty-bitmap-enable', async (args) => setEnabled(engine, args, true).settle());
   engine.command('block-dirty-bitmap-disable', async (args) => setEnabled(engine, args, false).settle());
@@ -177,10 +177,21 @@ async function remove(engine: Parts<'graph'>, args: Name): Promise<Required<Done
     },
     settle: async () => {
       // A file of its own goes when nothing can be taken back any more.
-      await node.side?.remove(args.name);
-      drop(node, bitmap);
+      try {
+        await node.side?.remove(args.name);
+      } finally {
+        drop(node, bitmap);
+      }
     },
   };
+}
+
+/** remove() for good. A file of its own goes while no change waits for what is to be written there. */
+async function removeOne(engine: Parts<'graph'>, args: Name): Promise<void> {
+  const { node, bitmap } = find(engine, args, 'remove');
+  const removeIt = async (): Promise<void> => (await remove(engine, args)).settle();
+  if (node.side?.bitmap === bitmap) await engine.graph.drained([node], removeIt);
+  else await removeIt();
 }
 
 function clear(engine: Parts<'graph'>, args: Name): DoneAction {
