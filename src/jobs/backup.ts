@@ -287,8 +287,13 @@ export class BackupJob implements JobDriver {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  /** It may still be cancelled while it waits for its end. */
+  /**
+   * It may still be cancelled while it waits for its end. What fails here leaves the user's bitmap as it was; drained sections
+   * wait for no file.
+   */
   async prepare(): Promise<void> {
+    this.job.pace.rest();
+    await this.#checked.writeManifest();
     this.#succeeded = true;
   }
 
@@ -306,7 +311,6 @@ export class BackupJob implements JobDriver {
   async clean(): Promise<void> {
     if (!this.#succeeded && this.#plan.bitmap?.mode === 'always') await this.#keepCopied();
     await eachInTurn([() => this.place.remove(), () => this.#endJournal(), () => this.#leave()]);
-    if (this.#succeeded) await this.#checked.writeManifest();
   }
 
   /** A bitmap that is to forget what was copied before the backup failed forgets nothing that the target may yet lose. */

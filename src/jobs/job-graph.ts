@@ -409,7 +409,10 @@ export class JobPlace {
     graph.host.clock.setTimer(GRACE_MS, () => void look());
   }
 
-  /** Ends blockers and closes what nothing holds any more. */
+  /**
+   * Ends blockers and closes what nothing holds any more. What the job has done is done by then, and durable where it is to
+   * be: whether the last flush does well is not its affair.
+   */
   async close(candidates: Iterable<Node>): Promise<void> {
     this.thaw();
     // Where its place could not be taken out: nothing of the source waits for it.
@@ -418,7 +421,7 @@ export class JobPlace {
     for (const unblock of this.#unblock.splice(0)) unblock();
     if (this.#copy?.root) void this.graph.retire(this.#copy);
     // What was above the source, or the filter, may have gone while the job ran.
-    await this.graph.collect([this.filter, ...candidates, this.source, this.#shown]);
+    await this.graph.release([this.filter, ...candidates, this.source, this.#shown]);
   }
 
   /** A drained section of the job's own: guests and other jobs are quiet, this one works. */

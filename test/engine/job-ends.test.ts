@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
 import type { BlockBackend } from '../../src/block/backend.js';
 import { createImage } from '../../src/block/create.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
+import { createRealHost } from '../../src/host/real.js';
+import { FaultyHost } from '../kit/faulty-host.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 /** A read-only [A] <-- [B] below a writable [C], the disk; flushes of `failing` fail. */
@@ -366,4 +368,71 @@ test('the target of a disk that nobody uses is closed when the mirror has pivote
       isDrive ? [] : ['T'],
     );
   }
+});
+
+/** Runs `fail` when the job has nothing left to do but to end, and lets it end then; answers its error. */
+async function endAfter(bed: EngineBed, fail: () => void): Promise<string | undefined> {
+  const job = bed.engine.jobs.find('j');
+  assert.ok(job);
+  while (job.status !== 'pending') {
+    if (job.isReady) job.complete();
+    await bed.engine.host.clock.macrotask();
+  }
+  fail();
+  await bed.execute('job-finalize', { id: 'j' });
+  await job.concluded;
+  return job.error;
+}
+
+const MANUAL = { 'job-id': 'j', 'auto-finalize': false };
+const INCREMENT = { ...MANUAL, device: 'D', sync: 'incremental', bitmap: 'bits' };
+
+/** A disk D, of which a bitmap has 1 MiB, on a host whose files fail as they are told to. */
+async function trackedDisk(t: TestContext): Promise<{ bed: EngineBed; faulty: FaultyHost }> {
+  const faulty = new FaultyHost(createRealHost());
+  const bed = new EngineBed(t, { host: faulty.host });
+  await bed.image('D');
+  await bed.device('D');
+  await bed.execute('block-dirty-bitmap-add', { node: 'D', name: 'bits' });
+  await bed.guest('write -P 0x77 1M 1M');
+  return { bed, faulty };
+}
+
+const dirtyBytesOf = (bed: EngineBed): number | undefined =>
+  bed.engine.graph.node('D').findBitmap('bits')?.dirtyBytes;
+
+test('a backup whose manifest cannot be written fails, and its bitmap stays as it was', async (t) => {
+  const { bed, faulty } = await trackedDisk(t);
+  await bed.image('T');
+  const manifest = bed.path('manifest');
+  await bed.execute('blockdev-backup', { ...INCREMENT, target: 'T', 'x-manifest': manifest });
+  const fault = { op: 'write', file: 'manifest', errno: 'ENOSPC' } as const;
+  assert.match((await endAfter(bed, () => faulty.faults.add(fault))) ?? '', /No space left/);
+  assert.equal(dirtyBytesOf(bed), MiB);
+  assert.equal(existsSync(manifest), false);
+});
+
+test('a backup whose target is durable has done well, however the target is closed', async (t) => {
+  const { bed, faulty } = await trackedDisk(t);
+  await createImage(bed.engine.opener, bed.path('T'), 'raw', { sizeBytes: DISK_BYTES });
+  const target = { target: bed.path('T'), mode: 'existing', format: 'raw' };
+  await bed.execute('drive-backup', { ...INCREMENT, ...target });
+  const fault = { op: 'flush', file: 'T', errno: 'EIO' } as const;
+  assert.equal(await endAfter(bed, () => faulty.faults.add(fault)), undefined);
+  assert.ok(faulty.struck.has(fault));
+  assert.equal(dirtyBytesOf(bed), 0);
+  assert.equal(bed.engine.graph.nodes.size, 2);
+});
+
+test('a mirror that has moved the guest has done well, however its source is closed', async (t) => {
+  const { bed, faulty } = await trackedDisk(t);
+  await bed.image('T');
+  const mirror = { device: 'D', target: 'T', sync: 'full' };
+  await bed.execute('blockdev-mirror', { ...MANUAL, ...mirror });
+  bed.engine.graph.node('D').monitorOwned = false;
+  const fault = { op: 'flush', file: 'D.qcow2', errno: 'EIO' } as const;
+  assert.equal(await endAfter(bed, () => faulty.faults.add(fault)), undefined);
+  assert.ok(faulty.struck.has(fault));
+  assert.deepEqual(await bed.layers(), ['T']);
+  assert.equal(bed.engine.graph.find('D'), undefined);
 });
