@@ -201,12 +201,18 @@ export class BackupJob implements JobDriver {
 
   /** Takes an inserted job back that was not started, in the drained section in which it was inserted. */
   async withdraw(): Promise<void> {
+    const journal = this.#journal;
     this.abort();
-    await this.place.removeNow();
-    await this.#leave();
-    if (this.#journal) forgetBitmap(this.#source, this.#changedAfter);
-    await (this.#journal?.isResumed === true ? this.#journal.letGo() : this.#journal?.discard());
-    this.job.withdrawn();
+    try {
+      await eachInTurn([
+        () => this.place.removeNow(),
+        () => this.#leave(),
+        () => journal && forgetBitmap(this.#source, this.#changedAfter),
+        () => (journal?.isResumed === true ? journal.letGo() : journal?.discard()),
+      ]);
+    } finally {
+      this.job.withdrawn();
+    }
   }
 
   /** Guests change nothing meanwhile. Errors: busy, when the point in time is lost already. */

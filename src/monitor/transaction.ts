@@ -1,3 +1,4 @@
+import { eachInTurn } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import type { TransactionAction } from '../schema/commands.js';
 import type { BackupJob } from '../jobs/backup.js';
@@ -65,7 +66,8 @@ async function runAll(
       for (const action of done.reverse()) await action.undo().catch(() => undefined);
       throw error;
     }
-    for (const action of done) await action.settle?.();
+    // Nothing can be taken back any more: what one of them fails with keeps no other from its end.
+    await eachInTurn(done.map((action) => () => action.settle?.()));
   });
 }
 

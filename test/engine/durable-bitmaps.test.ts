@@ -129,3 +129,20 @@ test('a bitmap whose side file cannot be removed is none of the disk any more', 
   assert.equal(bed.engine.graph.node('A').findBitmap('bits'), undefined);
   await bed.guest('write 0 64k');
 });
+
+test('a job of a transaction begins though a bitmap of it cannot be removed', async (t) => {
+  const { host } = new FaultyHost(createRealHost());
+  const unlink = (): Promise<void> => Promise.reject(errnoError('EACCES'));
+  const bed = new EngineBed(t, { host: { ...host, files: { ...host.files, unlink } } });
+  await keptAside(bed);
+  await bed.image('T');
+  const actions = [
+    { type: 'block-dirty-bitmap-remove', data: { node: 'A', name: 'bits' } },
+    { type: 'blockdev-backup', data: { 'job-id': 'j', device: 'A', target: 'T', sync: 'full' } },
+  ];
+  assert.match(await bed.refusal('transaction', { actions }), /denied/);
+  const job = bed.engine.jobs.find('j');
+  assert.ok(job && job.status !== 'created');
+  await job.concluded;
+  assert.equal(job.error, undefined);
+});
