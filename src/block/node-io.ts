@@ -1,4 +1,5 @@
 import { assert, missing } from '../base/assert.js';
+import { failureOf } from '../base/async.js';
 import type { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { AlignedIo, isAlignedRequest } from './aligned-io.js';
@@ -350,15 +351,19 @@ export class NodeIo {
     }
     for (const { granularityBytes } of node.dirtyBitmaps)
       DirtyBitmap.checkSize(lengthBytes, granularityBytes);
-    const release = await this.ranges.lockExclusive(0, Math.max(lengthBytes, node.lengthBytes));
-    try {
+    const before = node.lengthBytes;
+    const release = await this.ranges.lockExclusive(0, Math.max(lengthBytes, before));
+    const failure = await failureOf(async () => {
       await node.side?.resizing(lengthBytes);
-      await node.instance.truncate(lengthBytes);
-    } finally {
-      release();
+      await node.instance.truncate?.(lengthBytes);
+    });
+    release();
+    // A driver that fails may have another size all the same: what is kept of the disk follows it.
+    if (!failure || node.lengthBytes !== before) {
+      node.resized();
+      await node.side?.resized();
     }
-    node.resized();
-    await node.side?.resized();
+    if (failure) throw failure.error;
   }
 
   /** See MappedNode. */

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { copyFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { createRealHost } from '../../src/host/real.js';
 import type { JsonObject } from '../../src/schema/types.js';
-import { EngineBed, MiB } from './engine-bed.js';
+import { FaultyHost, type HostFault } from '../kit/faulty-host.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 const CLUSTER = 65536;
 
@@ -238,4 +240,29 @@ test('an image that is given away while a backup has its bitmap keeps what was r
   copyFileSync(bed.path('A.qcow2'), bed.path('K.qcow2'));
   await again(bed, 'K');
   assert.equal((await bitmapsOf(bed, 'K')).get('bits')?.['count'], MiB + CLUSTER);
+});
+
+test('a bitmap is as long as its disk, though making that smaller failed halfway', async (t) => {
+  const faulty = new FaultyHost(createRealHost());
+  const bed = new EngineBed(t, { host: faulty.host });
+  await bed.image('A');
+  await bed.device('A');
+  await add(bed, 'A', 'bits');
+  await bed.guest('write 0 64k');
+  await bed.guest('write 4M 2M');
+  const node = bed.engine.graph.node('A');
+  const fault: HostFault = {
+    ...{ op: 'write', file: 'A.qcow2', errno: 'EIO' },
+    when: () => node.lengthBytes < DISK_BYTES,
+  };
+  faulty.faults.add(fault);
+  assert.match(await bed.refusal('block_resize', { 'node-name': 'A', size: MiB }), /Input\/output error/);
+  assert.equal(node.lengthBytes, MiB);
+  assert.deepEqual([node.findBitmap('bits')?.sizeBytes, node.findBitmap('bits')?.dirtyBytes], [MiB, CLUSTER]);
+  faulty.faults.delete(fault);
+  await bed.engine.close();
+  const fresh = new EngineBed(t);
+  const file = { driver: 'file', filename: bed.path('A.qcow2') };
+  await fresh.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'A', file });
+  assert.equal((await bitmapsOf(fresh, 'A')).get('bits')?.['count'], CLUSTER);
 });
