@@ -152,6 +152,25 @@ test('what does not fit into a smaller target fails its write, or breaks the mom
     }
   }));
 
+test('what nobody can tell the status of is kept as data', () =>
+  withImages(5, 'raw', async (bed) => {
+    const { file } = image('raw', 'disk');
+    const debug = {
+      ...{ driver: 'blkdebug', image: file as NodeOptions },
+      'inject-error': [{ event: 'none', iotype: 'block-status' }],
+    };
+    const disk = await bed.open({
+      ...{ driver: 'copy-before-write', 'node-name': 'cbw' },
+      ...{ file: { driver: 'raw', file: debug }, target: image('raw', 'kept') },
+    });
+    await assert.rejects(disk.backend.status(0, CLUSTER), { errno: 'EIO' });
+    const before = await disk.read(0, 2 * CLUSTER);
+    const kept = await bed.open({ driver: 'snapshot-access', file: 'cbw' });
+    await disk.write(0, Buffer.alloc(2 * CLUSTER, 0x55));
+    assertSameBytes(await kept.read(0, 2 * CLUSTER), before, 'the moment');
+    for (const one of [kept, disk]) await one.close();
+  }));
+
 test('what is discarded is kept no longer, in whole clusters', () =>
   withImages(2, 'raw', async (bed) => {
     const disk = await bed.open({

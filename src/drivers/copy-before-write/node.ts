@@ -106,8 +106,7 @@ export class CopyBeforeWriteNode extends PassThrough {
     const { file, target } = this.#children;
     const unit = this.#bitmaps.due.granularityBytes;
     const length = Math.min(lengthBytes, Math.max(unit, alignDown(PIECE_BYTES, unit)));
-    const status = await file().chainStatus(offset, length);
-    if (status.zero && status.lengthBytes >= length) {
+    if (await this.#isAllZero(offset, length)) {
       await target().writeZeroes(offset, length, Flag.mayUnmap);
       return length;
     }
@@ -115,6 +114,16 @@ export class CopyBeforeWriteNode extends PassThrough {
     if (!file().tryRead(offset, buffer)) await file().read(offset, buffer);
     if (!target().tryWrite(offset, buffer, Flag.none)) await target().write(offset, buffer, Flag.none);
     return length;
+  }
+
+  /** Where it cannot be had, it counts as data, and what is wrong with that shows when it is read. */
+  async #isAllZero(offset: number, lengthBytes: number): Promise<boolean> {
+    try {
+      const status = await this.#children.file().chainStatus(offset, lengthBytes);
+      return status.zero && status.lengthBytes >= lengthBytes;
+    } catch {
+      return false;
+    }
   }
 
   /** What is cut off is copied first. */
