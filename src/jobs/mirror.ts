@@ -482,7 +482,7 @@ export class MirrorJob implements JobDriver {
   /** Guests are held. */
   async #pivot(): Promise<void> {
     await this.#copy.copyRest({ isHeld: true });
-    await this.#checked.verify();
+    await this.#checked.verifyHeld();
     await this.#journal?.ending();
     await takePlace(this.place, this.#plan, this.#nodes);
     this.#pivoted = true;

@@ -2,9 +2,11 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { deferred } from '../../src/base/async.js';
 import { createRealHost } from '../../src/host/real.js';
 import { readManifest } from '../../src/jobs/verified/manifest.js';
 import type { JsonObject } from '../../src/schema/types.js';
+import { FaultyHost } from '../kit/faulty-host.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 import { newLyingBed } from './lying-bed.js';
 
@@ -108,4 +110,50 @@ test('a manifest that is there already is not written over, and the job does not
   const args = { 'job-id': 'j', device: 'B', target: 'T', sync: 'full', 'x-manifest': bed.path('old') };
   assert.equal(await bed.refusal('blockdev-backup', args), `Manifest '${bed.path('old')}' exists already`);
   assert.equal(readFileSync(bed.path('old'), 'utf8'), 'precious');
+});
+
+test('a drained section that begins while a mirror reads back at its pivot does not keep it from that', async (t) => {
+  const { host } = new FaultyHost(createRealHost());
+  const [reached, released] = [deferred(), deferred()];
+  let isHeld = false;
+  const open: typeof host.files.open = async (path, options) => {
+    const file = await host.files.open(path, options);
+    if (!path.endsWith('T.qcow2')) return file;
+    const read: typeof file.read = async (...args) => {
+      if (isHeld) {
+        reached.resolve();
+        await released.promise;
+      }
+      await file.read(...args);
+    };
+    const tryRead: typeof file.tryRead = (...args) => !isHeld && file.tryRead(...args);
+    return new Proxy(file, {
+      get: (of, key) => {
+        if (key === 'read') return read;
+        if (key === 'tryRead') return tryRead;
+        const value: unknown = Reflect.get(of, key, of);
+        return typeof value === 'function' ? (value.bind(of) as unknown) : value;
+      },
+    });
+  };
+  const bed = new EngineBed(t, { host: { ...host, files: { ...host.files, open } } });
+  await bed.chain('B');
+  await bed.image('T');
+  const mirror = { 'job-id': 'j', device: 'B', target: 'T', sync: 'full', 'auto-finalize': false };
+  await bed.execute('blockdev-mirror', { ...mirror, 'x-verify': true });
+  const job = bed.engine.jobs.find('j');
+  await bed.event('BLOCK_JOB_READY', 'j');
+  job?.complete();
+  while (job?.status !== 'pending') await bed.engine.host.clock.macrotask();
+  for (const at of ['1M', '6M']) await bed.guest(`write -P 0x66 ${at} 64k`);
+  isHeld = true;
+  await bed.execute('job-finalize', { id: 'j' });
+  await reached.promise;
+  const drained = bed.engine.graph.drained([bed.engine.graph.node('B')], () => undefined);
+  released.resolve();
+  await job.concluded;
+  await drained;
+  assert.equal(job.error, undefined);
+  assert.deepEqual(await bed.layers(), ['T']);
+  await bed.guest('read -P 0x66 6M 64k');
 });

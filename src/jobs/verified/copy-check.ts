@@ -4,6 +4,7 @@ import { whenOpen } from '../../block/copy-turn.js';
 import type { Stretch } from '../../block/dirty-bitmap.js';
 import { PIECE_BYTES } from '../copy-window.js';
 import type { Job } from '../job.js';
+import { JobCancelled } from '../job-errors.js';
 import { statusOrData } from '../source-status.js';
 import type { ChunkHashes } from './chunk-hashes.js';
 
@@ -33,15 +34,17 @@ export class CopyCheck {
 
   /**
    * Goes once through what was not read back since it was written. Errors: io, for a chunk that stays wrong, or whose
-   * content the source does not have any more; those of requests.
+   * content the source does not have any more; those of requests; JobCancelled. `mayRest`: it gives way to others in between.
    */
-  async run(hold: Hold): Promise<void> {
+  async run(hold: Hold, mayRest: boolean): Promise<void> {
     const { job, hashes, target } = this.#options;
+    const { pace } = job;
     const { unchecked } = hashes;
     for (let at = hashes.next(0, unchecked); at; at = hashes.next(at.offset + at.lengthBytes, unchecked)) {
       const end = at.offset + at.lengthBytes;
       for (let offset = at.offset; offset < end;) {
-        await job.pace.checkpoint(() => undefined);
+        if (mayRest) await pace.checkpoint(() => undefined);
+        else if (pace.isCancelled) throw new JobCancelled();
         const lengthBytes = at.isZero ? end - offset : Math.min(end - offset, PIECE_BYTES);
         const piece = { offset, lengthBytes };
         let done = 0;
