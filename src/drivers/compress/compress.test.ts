@@ -103,27 +103,3 @@ test('a write that fails leaves nothing behind', () =>
     await disk.close();
     await assertSound(bed);
   }));
-
-test('compressed data that comes while a cluster is given back goes elsewhere', async () => {
-  for (let seed = 1; seed <= 20; seed++)
-    await withImage(seed, {}, async (bed, random) => {
-      const disk = await bed.open({ driver: 'compress', file: IMAGE });
-      const plain = await bed.attach(disk.node.child('file').node);
-      for (let round = 0; round < 8; round++) {
-        const at = 2 * round * CLUSTER;
-        await disk.backend.write(at, clusterOf(1, random));
-        await disk.backend.flush();
-        await plain.backend.discard(at, CLUSTER);
-        const later = clusterOf(2, random);
-        const write = async (): Promise<void> => {
-          for (let turn = random(40); turn > 0; turn--) await bed.host.clock.macrotask();
-          await disk.backend.write(at + CLUSTER, later);
-        };
-        await Promise.all([disk.backend.flush(), write()]);
-        assertSameBytes(await disk.read(at + CLUSTER, CLUSTER), later, `seed ${seed}, round ${round}`);
-      }
-      await plain.close();
-      await disk.close();
-      await assertSound(bed);
-    });
-});

@@ -274,7 +274,9 @@ export class QmpSession implements Caller {
   }
 
   #lookAgain(): void {
-    if (this.#isPaused && !this.#isFrozen && !this.#isClosed) this.#look(this.#unseen ?? Buffer.alloc(0));
+    const mayLook = this.#isPaused && !this.#isFrozen && !this.#isClosed;
+    // What is left is copied by each look.
+    if (mayLook && !this.#isFull()) this.#look(this.#unseen ?? Buffer.alloc(0));
   }
 
   #setPaused(wanted: boolean): void {

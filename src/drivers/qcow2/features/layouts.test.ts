@@ -258,3 +258,15 @@ test('a data file is a plain file, and only images that have one take one', asyn
     /'data-file' can only be set for images with an external data file/,
   );
 });
+
+test('a new image does not say that it reads as zeroes where its data file shows what it had', async () => {
+  const says = async (subject: Subject): Promise<boolean | undefined> => {
+    const disk = await (await makeShelf(16 * CLUSTER, subject)).open('image');
+    const { readsZeroWhenNew } = disk.instance;
+    await disk.close();
+    return readsZeroWhenNew;
+  };
+  const options: NodeOptions = { 'cluster-size': CLUSTER, preallocation: 'metadata' };
+  assert.equal(await says({ options }), true);
+  assert.equal(await says({ options: { ...options, 'data-file-raw': true }, hasDataFile: true }), false);
+});
