@@ -184,7 +184,9 @@ export class MappedWriting {
       await this.#writeHost(r, r.hostOffset + head, part, at, dataEnd - at);
       return dataEnd;
     }
-    if (request.source || r.lengthBytes > JOINED_WRITE_BYTES) {
+    // What is not plain is encoded as a whole: a part alone would be taken for all of it.
+    if (!r.plain) await request.stabilise();
+    else if (request.source || r.lengthBytes > JOINED_WRITE_BYTES) {
       await this.#copyOnWrite(r, r.offset, head);
       request.assertIs(generation);
       await this.#writeHost(r, r.hostOffset + head, part, at, dataEnd - at);

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { assertSameBytes, withFolder } from '../../../test/kit/test-disk.js';
@@ -43,4 +43,21 @@ for (const cluster of ['64k', '2M'])
       await succeed(ioMain, '-f', 'qcow2', '-c', 'write -P 7 3M 512', at('over'));
       content.fill(7, 3 * MiB, 3 * MiB + 512);
       await holds('qcow2', 'over');
+    }));
+
+for (const options of [[], ['-C'], ['-c']])
+  test(`a grain of a stream of which a part has data is whole, converted with '${options.join(' ')}'`, () =>
+    withFolder(async (folder) => {
+      const at = (name: string): string => join(folder, name);
+      const content = Buffer.alloc(MiB);
+      for (let i = 4096; i < 65536; i++) content[i] = 1 + ((i * i) % 251);
+      writeFileSync(at('raw'), '');
+      truncateSync(at('raw'), MiB);
+      const fd = openSync(at('raw'), 'r+');
+      writeSync(fd, content, 4096, 61440, 4096);
+      closeSync(fd);
+      const to = ['-f', 'raw', '-O', 'vmdk', '-o', 'subformat=streamOptimized'];
+      await succeed(imgMain, 'convert', ...options, ...to, at('raw'), at('stream'));
+      await succeed(imgMain, 'convert', '-f', 'vmdk', '-O', 'raw', at('stream'), at('copy'));
+      assertSameBytes(readFileSync(at('copy')), content, 'the copy');
     }));
