@@ -3,6 +3,7 @@ import type { TestContext } from 'node:test';
 import { deferred, type Deferred } from '../../src/base/async.js';
 import type { EngineProperties } from '../../src/monitor/engine.js';
 import type { JsonObject } from '../../src/schema/types.js';
+import { type FrameCut, Relay } from '../kit/relay.js';
 import { EngineBed } from './engine-bed.js';
 
 /** A machine with a disk of its own, and another one that waits for it. Each has its image; or both have the source's. */
@@ -104,4 +105,22 @@ export function holdKeeping({ engine }: EngineBed): {
     },
   };
   return { begun: begun.promise, goOn, kept };
+}
+
+/** A move through a link that does at `frame` what is told there. */
+export async function moveThrough(
+  t: TestContext,
+  frame?: FrameCut,
+): Promise<{ bed: MigrationBed; relay: Relay }> {
+  const bed = await MigrationBed.shared(t);
+  const { source, destination } = bed;
+  await bed.listen();
+  const { host } = source.engine;
+  const [here, there] = [source.path('link'), destination.path('move')];
+  const relay = new Relay(host, { type: 'unix', path: here }, { type: 'unix', path: there });
+  await relay.open();
+  t.after(() => relay.close());
+  if (frame) relay.cutBefore(frame);
+  await source.execute('migrate', { uri: `unix:${here}` });
+  return { bed, relay };
 }

@@ -1,27 +1,19 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import type { JsonObject } from '../../src/schema/types.js';
-import { type FrameCut, Relay } from '../kit/relay.js';
 import { EngineBed } from './engine-bed.js';
-import { holdKeeping, MigrationBed, setCapabilities, statusOf, untilEvent } from './migration-bed.js';
+import type { Relay } from '../kit/relay.js';
+import {
+  holdKeeping,
+  MigrationBed,
+  moveThrough,
+  setCapabilities,
+  statusOf,
+  untilEvent,
+} from './migration-bed.js';
 
 const GO = 11;
 const KNOWN = 14;
-
-/** A move through a link that does at `frame` what is told there. */
-async function moveThrough(t: TestContext, frame?: FrameCut): Promise<{ bed: MigrationBed; relay: Relay }> {
-  const bed = await MigrationBed.shared(t);
-  const { source, destination } = bed;
-  await bed.listen();
-  const { host } = source.engine;
-  const [here, there] = [source.path('link'), destination.path('move')];
-  const relay = new Relay(host, { type: 'unix', path: here }, { type: 'unix', path: there });
-  await relay.open();
-  t.after(() => relay.close());
-  if (frame) relay.cutBefore(frame);
-  await source.execute('migrate', { uri: `unix:${here}` });
-  return { bed, relay };
-}
 
 async function told(bed: EngineBed): Promise<JsonObject> {
   return (await bed.execute('x-query-move')) as JsonObject;

@@ -1,22 +1,17 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import type { JsonObject } from '../../src/schema/types.js';
-import { Relay } from '../kit/relay.js';
+import type { Relay } from '../kit/relay.js';
 import type { EngineBed } from './engine-bed.js';
-import { holdKeeping, MigrationBed, statusOf, untilEvent } from './migration-bed.js';
+import { holdKeeping, type MigrationBed, moveThrough, statusOf, untilEvent } from './migration-bed.js';
 
 /** A move whose link breaks when the source has said its word: `heard`, and the destination has the machine. */
 async function moveInDoubt(t: TestContext, heard: boolean): Promise<{ bed: MigrationBed; relay: Relay }> {
-  const bed = await MigrationBed.shared(t);
+  const { bed, relay } = await moveThrough(
+    t,
+    heard ? { towards: 'client', type: 12 } : { towards: 'server', type: 11 },
+  );
   const { source, destination } = bed;
-  await bed.listen();
-  const { host } = source.engine;
-  const [here, there] = [source.path('link'), destination.path('move')];
-  const relay = new Relay(host, { type: 'unix', path: here }, { type: 'unix', path: there });
-  await relay.open();
-  t.after(() => relay.close());
-  relay.cutBefore(heard ? { towards: 'client', type: 12 } : { towards: 'server', type: 11 });
-  await source.execute('migrate', { uri: `unix:${here}` });
   await untilEvent(source, 'X_MOVE', ({ owner }) => owner === 'unknown');
   if (!heard) await untilEvent(destination, 'X_MOVE', ({ owner }) => owner === 'unknown');
   return { bed, relay };

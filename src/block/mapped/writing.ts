@@ -185,14 +185,14 @@ export class MappedWriting {
       return dataEnd;
     }
     // What is not plain is encoded as a whole: a part alone would be taken for all of it.
-    if (!r.plain) await request.stabilise();
-    else if (request.source || r.lengthBytes > JOINED_WRITE_BYTES) {
+    if (r.plain && (request.source || r.lengthBytes > JOINED_WRITE_BYTES)) {
       await this.#copyOnWrite(r, r.offset, head);
       request.assertIs(generation);
       await this.#writeHost(r, r.hostOffset + head, part, at, dataEnd - at);
       await this.#copyOnWrite(r, dataEnd, tail);
       return dataEnd;
     }
+    if (request.source) await request.stabilise();
     const joined = Buffer.allocUnsafe(r.lengthBytes);
     await this.#readOld(r, r.offset, joined.subarray(0, head));
     request.assertIs(generation);
